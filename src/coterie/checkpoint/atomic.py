@@ -1,0 +1,123 @@
+"""Files and folders that exist whole or not at all: written under a temporary name, forced to disk, renamed.
+
+Any exception on the way, Ctrl-C and a full disk included, removes what was written. Disk trouble becomes a
+`ResourceError`.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from coterie.errors import CheckpointError, ResourceError
+
+__all__ = ["disk_errors", "new_file", "new_folder", "require_disk"]
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "this user may not write there",
+    errno.EPERM: "this user may not write there",
+    errno.EFBIG: "the file system takes no file that large",
+}
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file open for writing that becomes `path` at the end of the block, replacing what was there.
+
+    Raises `OSError`; the caller knows better what the user asked for, and wraps it in `disk_errors`.
+    """
+    partial = _partial(path)
+    try:
+        with open(partial, "xb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder to fill that becomes `path` at the end of the block.
+
+    `path` must not exist (an empty folder may), unless `replace`: then the old folder goes when the new one is whole.
+    """
+    path = Path(os.path.abspath(path))
+    if not replace and (path.is_symlink() or (path.exists() and not _is_empty_folder(path))):
+        raise CheckpointError(f"{path} exists already; name a folder that does not, or remove it first")
+    partial = _partial(path)
+    with disk_errors(path):
+        absent = [p for p in path.parents if not p.exists()]
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            sync_folder(partial)
+            _swap(partial, path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            for parent in absent:
+                with suppress(OSError):
+                    parent.rmdir()
+            raise
+        sync_folder(path.parent)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusal to write into one sentence about `path`."""
+    try:
+        yield
+    except OSError as e:
+        reason = _REASONS.get(e.errno or 0, (e.strerror or str(e)).lower())
+        raise ResourceError(f"{path} cannot be written: {reason}; nothing was left behind") from e
+
+
+def require_disk(folder: Path, n_bytes: int) -> None:
+    """`ResourceError` where the disk below `folder` (which need not exist yet) has less than `n_bytes` free."""
+    place = Path(os.path.abspath(folder))
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if n_bytes > free:
+        raise ResourceError(
+            f"{folder} needs {n_bytes / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; free some or name a "
+            "folder on another disk"
+        )
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's names to disk, so that a rename survives a power cut."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and next(path.iterdir(), None) is None
+
+
+def _swap(partial: Path, path: Path) -> None:
+    if not path.exists():
+        partial.rename(path)
+        return
+    old = _partial(path)
+    path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)

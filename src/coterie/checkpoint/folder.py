@@ -1,0 +1,197 @@
+"""A model folder, opened: which format it is, its configuration, and where in its files each tensor lies.
+
+Only headers are read, and everything is checked before anyone allocates: every canonical tensor covered exactly once,
+with the right shape and a float type. The format is decided by content: published folders mix .pt, consolidated and
+sharded files with different names, so where an index exists only the files it lists count. Pickles are never opened.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from coterie.checkpoint.huggingface import read_config
+from coterie.checkpoint.index import indexed_entries
+from coterie.checkpoint.mistral import read_params
+from coterie.checkpoint.names import Naming, Place, is_ignorable, n_places, naming_of, places, tied_head
+from coterie.checkpoint.numbers import CODES, FILE_DTYPES
+from coterie.checkpoint.safetensors import Entry, read_entries
+from coterie.config import ModelConfig
+from coterie.errors import CheckpointError, ConfigError, UnsafeFileError
+
+__all__ = ["Checkpoint", "open_checkpoint", "read_model_config"]
+
+_SHOWN = 4
+_PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checked folder. `places` says for each entry, in the order of the files' bytes, what it fills."""
+
+    path: Path
+    format: Literal["huggingface", "mistral"]
+    naming: Naming
+    config: ModelConfig
+    entries: tuple[Entry, ...]
+    places: tuple[Place, ...]
+    tied_copy: Entry | None = None  # a repetition of tied embeddings, to be compared with them
+
+    @property
+    def file_dtype(self) -> str:
+        """The type (torch's name) of most of the weights' bytes."""
+        return FILE_DTYPES[_main_code(self.entries)]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The weight files in the order of their names."""
+        copies = [self.tied_copy] if self.tied_copy else []
+        return tuple(sorted({e.file for e in (*self.entries, *copies)}))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(e.nbytes for e in self.entries)
+
+
+def read_model_config(path: Path) -> ModelConfig:
+    """The configuration of a folder or of a bare config.json or params.json; weights need not be there."""
+    if path.is_file():
+        return read_params(path) if path.name == "params.json" else read_config(path)
+    format = _format(path)
+    return read_config(path) if format == "huggingface" else read_params(path)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open and check a model folder; `ConfigError`, `CheckpointError` or `UnsafeFileError` say what is wrong."""
+    path = Path(path)
+    format = _format(path)
+    config = read_config(path) if format == "huggingface" else read_params(path)
+    entries = [e for e in _all_entries(path, format) if not is_ignorable(e.name)]
+    naming = naming_of(e.name for e in entries)
+    if (naming == "mistral") != (format == "mistral"):
+        raise CheckpointError(
+            f"{path}: the configuration is {format}'s and the tensor names are not ({entries[0].name!r})"
+        )
+    by_name, tied_copy = _index_names(path, entries, config, naming)
+    matched = _match(path, by_name, config, naming)
+    pairs = sorted(matched, key=lambda pair: (pair[0].file, pair[0].offset))
+    _check_floats(path, [*(e for e, _ in pairs), *([tied_copy] if tied_copy else [])])
+    if not (config.extra.get("dtype") or config.extra.get("torch_dtype")):  # the file does not say: the weights do
+        config = replace(config, torch_dtype=FILE_DTYPES[_main_code([e for e, _ in pairs])])
+    return Checkpoint(path, format, naming, config, tuple(e for e, _ in pairs), tuple(p for _, p in pairs), tied_copy)
+
+
+def _format(path: Path) -> Literal["huggingface", "mistral"]:
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path} is not a folder, expected one with config.json or params.json and safetensors files"
+        )
+    has_config, has_params = (path / "config.json").is_file(), (path / "params.json").is_file()
+    if has_config and (not has_params or _huggingface_files(path) or not _consolidated_files(path)):
+        return "huggingface"
+    if has_params:
+        return "mistral"
+    names = sorted(p.name for p in path.iterdir())[:_SHOWN]
+    found = ", ".join(names) if names else "nothing"
+    raise ConfigError(f"{path} has neither config.json nor params.json (it holds {found}); name a model's folder")
+
+
+def _huggingface_files(path: Path) -> list[Path]:
+    return sorted(path.glob("model*.safetensors"))
+
+
+def _consolidated_files(path: Path) -> list[Path]:
+    return sorted(path.glob("consolidated*.safetensors"))
+
+
+def _all_entries(path: Path, format: str) -> list[Entry]:
+    stem = "model" if format == "huggingface" else "consolidated"
+    index = path / f"{stem}.safetensors.index.json"
+    if index.exists():
+        return indexed_entries(index)
+    single = path / f"{stem}.safetensors"
+    found = _huggingface_files(path) if format == "huggingface" else _consolidated_files(path)
+    files = [single] if single.exists() else found
+    if not files:
+        raise _no_weights(path, stem)
+    return [entry for file in files for entry in read_entries(file)]
+
+
+def _no_weights(path: Path, stem: str) -> CheckpointError:
+    pickles = sorted(p.name for p in path.iterdir() if p.suffix in _PICKLES)
+    if pickles:
+        return UnsafeFileError(
+            f"{path} has its weights only as pickles ({', '.join(pickles[:_SHOWN])}), which can run code when read and "
+            "are never opened here; get the model's safetensors files, or convert them where you trust their source: "
+            'python -c "import sys, torch; from safetensors.torch import save_file as s; '
+            "[s({k: v.contiguous().clone() for k, v in torch.load(f, weights_only=True, map_location='cpu').items()}, "
+            "f.rsplit('.', 1)[0].replace('pytorch_model', 'model') + '.safetensors') for f in sys.argv[1:]]\" FILES"
+        )
+    return CheckpointError(f"{path} has no weights: expected {stem}.safetensors, or {stem}-*.safetensors with an index")
+
+
+def _index_names(
+    path: Path, entries: list[Entry], config: ModelConfig, naming: Naming
+) -> tuple[dict[str, Entry], Entry | None]:
+    by_name: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.name in by_name:
+            files = f"{by_name[entry.name].file.name} and {entry.file.name}"
+            raise CheckpointError(f"{path}: the tensor {entry.name!r} is in both {files}; remove one of the files")
+        by_name[entry.name] = entry
+    if not config.tie_word_embeddings:
+        return by_name, None
+    name, place = tied_head(config, naming)
+    copy = by_name.pop(name, None)
+    if copy is not None and copy.shape != place.shape:
+        raise CheckpointError(f"{copy.file}: {name!r} has shape {list(copy.shape)}, expected {list(place.shape)}")
+    return by_name, copy
+
+
+def _match(path: Path, by_name: dict[str, Entry], config: ModelConfig, naming: Naming) -> list[tuple[Entry, Place]]:
+    """Each expected name with its entry; whatever is missing, extra or misshapen is one error."""
+    n_expected = n_places(config, naming)
+    if n_expected > 2 * len(by_name) + 1000:  # no list of millions for a hostile configuration
+        raise CheckpointError(
+            f"{path}: the configuration asks for {n_expected:,} tensors, the files hold {len(by_name):,}"
+        )
+    left, missing, misshapen = dict(by_name), [], []
+    matched: list[tuple[Entry, Place]] = []
+    for name, place in places(config, naming):
+        entry = left.pop(name, None)
+        if entry is None:
+            missing.append(name)
+        elif entry.shape != place.shape:
+            misshapen.append(f"{name} {list(entry.shape)}, expected {list(place.shape)}")
+        else:
+            matched.append((entry, place))
+    problems = [
+        f"{len(names)} {kind} ({_list(names)})"
+        for kind, names in (("missing", missing), ("extra", sorted(left)), ("misshapen", misshapen))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{path}: the tensors do not fit the configuration: {'; '.join(problems)}")
+    return matched
+
+
+def _check_floats(path: Path, entries: Iterable[Entry]) -> None:
+    wrong = [f"{e.name} {e.dtype}" for e in entries if e.dtype not in FILE_DTYPES]
+    if wrong:
+        raise CheckpointError(
+            f"{path}: {len(wrong)} tensors of a type that weights cannot have ({_list(wrong)}), "
+            f"expected {', '.join(FILE_DTYPES)}"
+        )
+
+
+def _list(names: list[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown}, and {len(names) - _SHOWN} more"
+
+
+def _main_code(entries: Iterable[Entry]) -> str:
+    size: Counter[str] = Counter({code: 0 for code in CODES.values()})
+    for entry in entries:
+        size[entry.dtype] += entry.nbytes
+    return max(size, key=lambda code: size[code])

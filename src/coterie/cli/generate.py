@@ -1,0 +1,180 @@
+"""`coterie generate`: continue a text.
+
+stdout gets the continuation and nothing else, as it comes; the line with counts and speed goes to stderr. `--routing` and
+`--svg` show the prompt too, since its tokens went to experts as well.
+"""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coterie.cli.output import is_terminal, note, print_json
+from coterie.cli.routed_stream import RoutedStream, choose_layer, routed_prompt
+from coterie.cli.routing_view import RoutedToken, coloured, legend, svg, table
+from coterie.cli.sampling_options import parse_setting, speed
+from coterie.errors import RequestError
+
+if TYPE_CHECKING:
+    from coterie.api import Completion, Delta, LanguageModel
+
+__all__ = ["command"]
+
+_MIDDLE = "middle"
+
+
+@click.command("generate")
+@click.argument("prompt", required=False)
+@click.option("-m", "--model", default="demo", metavar="MODEL", help="A folder, org/name in the cache, or demo (the default).")
+@click.option("-f", "--file", type=click.Path(path_type=Path), help="Read the prompt from a file; without one and without PROMPT, stdin.")
+@click.option("--max-tokens", type=int, metavar="N", help="Most new tokens (default 256).")
+@click.option("-t", "--temperature", type=float, metavar="T", help="0, the default, always takes the likeliest token.")
+@click.option("--seed", type=int, metavar="S", help="The same seed, the same text.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times.")
+@click.option("-n", type=int, metavar="N", help="So many samples.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any other parameter: top_p, top_k, min_p, logit_bias ...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document: text, tokens, log-probabilities, routing, usage.")
+@click.option("--routing", is_flag=False, flag_value=_MIDDLE, metavar="[LAYER]", help="Colour each token by its first expert of a layer (default: the middle one); a table where stdout is no terminal.")
+@click.option("--svg", "svg_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the coloured text as a picture.")
+def command(
+    prompt: str | None, model: str, file: Path | None, settings: tuple[str, ...], as_json: bool,
+    routing: str | None, svg_file: Path | None, **flags: Any,
+) -> None:
+    """Continue PROMPT (or a file, or stdin) and print what comes.
+
+    \b
+    coterie generate "Il était une fois"
+    coterie generate "def main():" --temperature 0.8 --seed 1 --set top_p=0.95
+    cat story.txt | coterie generate --json
+    """
+    if prompt is None and routing is not None and routing != _MIDDLE and not _is_whole(routing):
+        prompt, routing = routing, _MIDDLE  # `--routing "some text"`
+    options = {name: value for name, value in flags.items() if value is not None and value != ()}
+    options |= dict(parse_setting(s) for s in settings)
+    text = _read_prompt(prompt, file)
+    from coterie.api import load
+
+    lm = load(model)
+    if as_json:
+        print_json(_document(lm, text, {"logprobs": 0, **options}))
+    elif routing is not None or svg_file is not None:
+        _show_routing(lm, text, options, routing, svg_file)
+    else:
+        _print_text(lm, text, options)
+
+
+def _read_prompt(prompt: str | None, file: Path | None) -> str:
+    """The argument, the file or stdin; one line's end at the end of the last two is the editor's, not the text's."""
+    if prompt is not None and file is not None:
+        raise RequestError("there is a PROMPT and a --file: give one of the two")
+    if prompt is not None:
+        return prompt
+    if file is None and is_terminal(sys.stdin):
+        raise RequestError("there is no prompt: give it as an argument, with --file, or on stdin")
+    data, where = (sys.stdin.buffer.read(), "stdin") if file is None else (file.read_bytes(), str(file))
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise RequestError(f"{where} is not UTF-8: byte {e.start} is 0x{data[e.start]:02x}; convert it to UTF-8 first") from None
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def _print_text(lm: "LanguageModel", text: str, options: dict[str, Any]) -> None:
+    if options.get("n", 1) != 1:
+        first = lm.generate(text, **options)
+        for number, sample in enumerate([first, *first.others], 1):
+            print(f"--- sample {number} ---\n{sample.text}", flush=True)
+        return
+    clock = _Clock(len(lm.encode(text)))
+    for delta in clock.timed(lm.stream(text, **options)):
+        sys.stdout.write(delta.text)
+        sys.stdout.flush()
+    print(flush=True)
+    note(clock.report())
+
+
+def _show_routing(
+    lm: "LanguageModel", text: str, options: dict[str, Any], routing: str | None, svg_file: Path | None
+) -> None:
+    """The whole text, coloured on a terminal, as a table elsewhere; with --svg alone the plain text, and the picture."""
+    from rich.console import Console
+
+    layer = choose_layer(lm, None if routing in (None, _MIDDLE) else routing)
+    n_experts = lm.config.num_local_experts or 0
+    console = Console(highlight=False, soft_wrap=True)
+    is_coloured, is_table = routing is not None and console.is_terminal, routing is not None and not console.is_terminal
+    deltas = lm.stream(text, **options, routing=True)  # checks before anything is printed
+    ids = lm.encode(text)
+    shown = routed_prompt(lm, ids, layer)
+    if is_coloured:
+        console.print(*map(coloured, shown), sep="", end="")
+    stream, clock = RoutedStream(lm, layer, ids), _Clock(len(ids))
+    for delta in clock.timed(deltas):
+        tokens = stream.push(delta)
+        shown += tokens
+        if is_coloured:
+            console.print(*map(coloured, tokens), sep="", end="")
+        elif not is_table:
+            print(delta.text, end="", flush=True)
+    if is_coloured:
+        console.print("\n", legend(n_experts, layer), sep="\n")
+    print(table(shown) if is_table else "", end="" if is_table else "\n")
+    if svg_file is not None:
+        svg_file.write_text(svg(shown, n_experts, layer), encoding="utf-8")
+    note(clock.report())
+
+
+class _Clock:
+    """Counts tokens and seconds of a stream."""
+
+    def __init__(self, n_prompt: int):
+        self._n_prompt, self._n_new = n_prompt, 0
+        self._start = self._first = self._last = time.perf_counter()
+
+    def timed(self, deltas: "Iterable[Delta]") -> "Iterator[Delta]":
+        for delta in deltas:
+            self._last = time.perf_counter()
+            if self._n_new == 0:
+                self._first = self._last
+            self._n_new += len(delta.token_ids)
+            yield delta
+
+    def report(self) -> str:
+        return speed(self._n_prompt, self._n_new, self._first - self._start, self._last - self._first)
+
+
+def _document(lm: "LanguageModel", text: str, options: dict[str, Any]) -> dict[str, Any]:
+    first = lm.generate(text, **options, routing=True)
+    prompt_ids = lm.encode(text)
+    samples = [_sample(lm, c, prompt_ids) for c in (first, *first.others)]
+    document = {"model": lm.name, "prompt": text, "prompt_tokens": _tokens(lm, prompt_ids), **samples[0]}
+    return document | ({"others": samples[1:]} if first.others else {})
+
+
+def _sample(lm: "LanguageModel", c: "Completion", prompt_ids: Sequence[int]) -> dict[str, Any]:
+    tokens = _tokens(lm, c.token_ids, prompt_ids)
+    for token, logprob in zip(tokens, c.logprobs or [], strict=True):
+        token["logprob"] = logprob.logprob
+        if logprob.top:
+            token["top"] = [{"id": i, "text": lm.tokenizer.decode([i]), "logprob": v} for i, v in logprob.top]
+    assert c.routing is not None
+    usage = {**asdict(c.usage), "total_tokens": c.usage.total_tokens}
+    return {
+        "text": c.text, "finish_reason": c.finish_reason, "tokens": tokens, "routing": c.routing.to_json(), "usage": usage
+    }
+
+
+def _tokens(lm: "LanguageModel", ids: Sequence[int], context_ids: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """Ids, pieces and what each adds to the text: nothing, where it only begins a character."""
+    from coterie.tokenizer import TextStream
+
+    stream = TextStream(lm.tokenizer, context_ids)
+    return [{"id": i, "piece": lm.tokenizer.piece(i), "text": stream.push([i])} for i in ids]
+
+
+def _is_whole(text: str) -> bool:
+    return text.isascii() and text.removeprefix("-").isdigit()

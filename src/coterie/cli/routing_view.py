@@ -1,0 +1,148 @@
+"""Text coloured by the expert that read each token: on a terminal, as a plain table, as an SVG picture.
+
+The colours are Okabe and Ito's, which colour-blind people can tell apart (jfly.uni-koeln.de/color), with grey for black.
+There are eight; from expert 8 on they come again, underlined, then bold, then italic. Nothing but the colours tells
+experts apart in the text, so a legend goes with it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import escape
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+__all__ = ["PALETTE", "RoutedToken", "coloured", "legend", "svg", "table"]
+
+PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#BBBBBB")
+_MARKS = ("", "underline", "bold", "italic")
+_SVG_MARKS = ("", ' text-decoration="underline"', ' font-weight="bold"', ' font-style="italic"')
+_COLUMNS, _CELL, _LINE, _FONT, _MARGIN = 84, 8.4, 22, 14, 14  # of the picture; pixels but for the first
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedToken:
+    """A token's text, and its experts and their weights in the layer shown, best first; a dense layer has none."""
+
+    text: str
+    experts: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    @property
+    def first(self) -> int | None:
+        return self.experts[0] if self.experts and self.experts[0] >= 0 else None
+
+
+def coloured(token: RoutedToken) -> "Text":
+    """The token for a rich console. A line's end is not painted."""
+    from rich.text import Text
+
+    text = Text()
+    for line in token.text.splitlines(keepends=True):
+        body = line.rstrip("\r\n")
+        text.append(body, _style(token.first)).append(line[len(body) :])
+    return text
+
+
+def legend(n_experts: int, layer: int) -> "Text":
+    """`layer 3, first expert: 0 1 2 ...`, each number in its colour."""
+    from rich.text import Text
+
+    text = Text(f"layer {layer}, first expert: ")
+    for expert in range(n_experts):
+        text.append(f" {expert} ", _style(expert)).append(" ")
+    return text
+
+
+def table(tokens: Iterable[RoutedToken]) -> str:
+    """One line a token, for a pipe: place, experts with their weights, and the text as a JSON-like literal."""
+    lines = []
+    for place, t in enumerate(tokens):
+        experts = " ".join(f"{e}:{w:.2f}" for e, w in zip(t.experts, t.weights, strict=True) if e >= 0)
+        lines.append(f"{place}\t{experts or '-'}\t{t.text!r}\n")
+    return "".join(lines)
+
+
+def svg(tokens: Sequence[RoutedToken], n_experts: int, layer: int) -> str:
+    """The coloured text as a picture of its own: no font, style sheet or script is fetched."""
+    rows = _rows(tokens)
+    parts = [_row(row, _MARGIN + i * _LINE) for i, row in enumerate(rows)]
+    top = _MARGIN + len(rows) * _LINE + _LINE // 2
+    numbers = [(" layer %d, first expert: " % layer, None), *((f" {e} ", e) for e in range(n_experts))]
+    keys = _wrapped(numbers)
+    parts += [_row(row, top + i * _LINE) for i, row in enumerate(keys)]
+    width, height = 2 * _MARGIN + _COLUMNS * _CELL, top + len(keys) * _LINE + _MARGIN
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" '
+        f'viewBox="0 0 {width:.0f} {height}" font-family="ui-monospace, Menlo, Consolas, monospace" font-size="{_FONT}">\n'
+        f'<rect width="100%" height="100%" fill="#ffffff"/>\n{"".join(parts)}</svg>\n'
+    )
+
+
+def _style(expert: int | None) -> str:
+    if expert is None:
+        return ""
+    mark = _MARKS[expert // len(PALETTE) % len(_MARKS)]
+    return f"{mark} {_ink(expert)} on {PALETTE[expert % len(PALETTE)]}".strip()
+
+
+def _ink(expert: int) -> str:
+    return "#ffffff" if PALETTE[expert % len(PALETTE)] == "#0072B2" else "#000000"
+
+
+_Run = tuple[str, int | None]  # text without a line's end, its expert
+
+
+def _rows(tokens: Sequence[RoutedToken]) -> list[list[_Run]]:
+    """Lines of runs: broken where the text is, and wherever a line is full."""
+    rows: list[list[_Run]] = []
+    line: list[_Run] = []
+    for token in tokens:
+        first, *later = token.text.replace("\r\n", "\n").split("\n")
+        line.append((first, token.first))
+        for part in later:
+            rows += _wrapped(line)
+            line = [(part, token.first)]
+    return rows + _wrapped(line)
+
+
+def _wrapped(line: Sequence[_Run]) -> list[list[_Run]]:
+    from rich.cells import cell_len
+
+    rows: list[list[_Run]] = [[]]
+    used = 0
+    for text, expert in line:
+        for piece in [text] if cell_len(text) <= _COLUMNS else list(text):
+            if used + cell_len(piece) > _COLUMNS:
+                rows.append([])
+                used = 0
+            if piece:
+                rows[-1].append((piece, expert))
+                used += cell_len(piece)
+    return rows
+
+
+def _row(row: Sequence[_Run], top: int) -> str:
+    from rich.cells import cell_len
+
+    parts, x = [], float(_MARGIN)
+    for text, expert in row:
+        width = cell_len(text) * _CELL
+        ink, mark = "#000000", ""
+        if expert is not None:
+            ink, mark = _ink(expert), _SVG_MARKS[expert // len(PALETTE) % len(_SVG_MARKS)]
+            fill = PALETTE[expert % len(PALETTE)]
+            parts.append(f'<rect x="{x:.1f}" y="{top}" width="{width:.1f}" height="{_LINE - 3}" fill="{fill}"/>\n')
+        if text.strip():
+            parts.append(
+                f'<text x="{x:.1f}" y="{top + _FONT}" textLength="{width:.1f}" fill="{ink}" xml:space="preserve"{mark}>'
+                f"{escape(_printable(text))}</text>\n"
+            )
+        x += width
+    return "".join(parts)
+
+
+def _printable(text: str) -> str:
+    """XML forbids control characters; a tab is one cell like any other character here."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)

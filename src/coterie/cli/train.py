@@ -1,0 +1,151 @@
+"""`coterie train RECIPE`: tokenizer, tokens, training, and a Hugging Face folder at the end; run again to resume."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from coterie.model import Transformer
+    from coterie.tokenizer.protocol import Tokenizer
+    from coterie.train.data import TokenFile
+    from coterie.train.loop import Trainer
+    from coterie.train.recipe import Recipe
+
+__all__ = ["command"]
+
+
+@click.command(name="train", epilog="Example: coterie train recipes/demo.toml")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run, instead of the recipe's [run] out.")
+@click.option("--steps", type=click.IntRange(min=1), help="Stop after this many steps in all, to be resumed later.")
+@click.option("--fresh", is_flag=True, help="Start again, removing the state of an earlier run.")
+@click.option("--json", "as_json", is_flag=True, help="The final record as one JSON document on stdout.")
+def command(recipe: Path, out: Path | None, steps: int | None, fresh: bool, as_json: bool) -> None:
+    """Train a model as RECIPE (a TOML file) says.
+
+    The run's folder gets log.jsonl, the state to resume from, and at the end `model/`, which every other verb takes.
+    The same command resumes a run that was stopped.
+    """
+    from coterie.train.memory import keep_freed_memory
+    from coterie.train.recipe import expand_path, read_recipe
+
+    keep_freed_memory()
+    plan = read_recipe(recipe)
+    folder = out or expand_path(plan.run.out)
+    if fresh and folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer, valid, tokenizer_dir = _assemble(plan, folder)
+    if trainer.resume():
+        click.echo(f"resuming at step {trainer.step} of {plan.train.steps}", err=True)
+    trainer.run(until=steps)
+    if trainer.step < plan.train.steps:
+        click.echo(f"stopped at step {trainer.step} of {plan.train.steps}; the same command goes on", err=True)
+        return
+    final = _final_scores(trainer.model, valid)
+    _save_model(trainer, tokenizer_dir, folder / "model")
+    (folder / "scores.json").write_text(json.dumps(final, indent=1) + "\n")
+    click.echo(json.dumps(final) if as_json else f"{folder / 'model'} is ready: coterie generate -m {folder / 'model'} TEXT")
+
+
+def _assemble(plan: "Recipe", folder: Path) -> "tuple[Trainer, list[TokenFile], Path]":
+    from coterie.config import ModelConfig
+    from coterie.device import choose_device, choose_dtype
+    from coterie.tokenizer.load import load_tokenizer
+    from coterie.train.data import Batches
+    from coterie.train.loop import Trainer
+
+    tokenizer_dir = _tokenizer(plan, folder)
+    tokenizer = load_tokenizer(tokenizer_dir)
+    fields = {"vocab_size": tokenizer.vocab_size, "bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    device = choose_device("auto")
+    dtype = choose_dtype(plan.train.dtype, "bfloat16", device)
+    named = {"torch_dtype": str(dtype).removeprefix("torch.")}
+    config = ModelConfig.from_fields(fields | named | plan.model, where="[model]")
+    train, valid = (_tokens(paths, tokenizer, folder) for paths in (plan.data.files, plan.data.valid))
+    t, sequence_plan = plan.train, plan.sequence_plan()
+    tokens = t.batch * sequence_plan[0][1]
+    bos = config.bos_token_id or 0
+    batches = Batches(train, plan.data.weights, sequence_plan, t.steps, tokens, bos, t.seed)
+    _warn_reuse(train, t.steps * tokens)
+
+    def evaluate(model: "Transformer") -> dict[str, float]:
+        return {f.name: _score(model, f, max_windows=8)["bits_per_byte"] for f in valid}
+
+    return Trainer(plan, config, batches, dtype, device, folder, evaluate, _report(plan)), valid, tokenizer_dir
+
+
+def _warn_reuse(files: "list[TokenFile]", wanted: int) -> None:
+    there = sum(len(f.ids) for f in files)
+    click.echo(f"{wanted:,} tokens to train on, {there:,} in the files: {wanted / there:.2f} epochs", err=True)
+
+
+def _tokenizer(plan: "Recipe", folder: Path) -> Path:
+    """The folder of the tokenizer the recipe names, trained first where it asks for that."""
+    from coterie.tokenizer.training import train_sentencepiece
+    from coterie.train.data import read_texts
+    from coterie.train.recipe import expand_path
+
+    wanted = plan.data.tokenizer
+    if isinstance(wanted, str):
+        return expand_path(wanted)
+    target = folder / "tokenizer"
+    if not (target / "tokenizer.model").exists():
+        click.echo(f"training a vocabulary of {wanted['vocab_size']} pieces", err=True)
+        target.mkdir(parents=True, exist_ok=True)
+        texts = (text for name in plan.data.files for text in read_texts(expand_path(name)))
+        train_sentencepiece(texts, wanted["vocab_size"], target / "tokenizer.model.partial")
+        (target / "tokenizer.model.partial").rename(target / "tokenizer.model")
+    return target
+
+
+def _tokens(names: tuple[str, ...], tokenizer: "Tokenizer", folder: Path) -> "list[TokenFile]":
+    from coterie.train.data import tokenize_file
+    from coterie.train.recipe import expand_path
+
+    files = []
+    for name in names:
+        path = expand_path(name)
+        files.append(tokenize_file(path, tokenizer, folder / "tokens", lambda n: None))
+        click.echo(f"{files[-1].name}: {len(files[-1].ids):,} tokens, {files[-1].n_bytes:,} bytes", err=True)
+    return files
+
+
+def _report(plan: "Recipe") -> Any:
+    def report(r: dict[str, Any]) -> None:
+        if r["step"] % 10 == 0 or "valid" in r:
+            left = (plan.train.steps - r["step"]) * r["seconds"] / (r["step"] + 1) / 60
+            line = f"step {r['step']}/{plan.train.steps}  loss {r['loss']:.3f}  balance {r['balance']:.3f}"
+            line += f"  max load +{r['max_vio']:.0%}  {r['tokens_per_s']:,.0f} tok/s  {left:.0f} min left"
+            click.echo(line, err=True)
+        if "valid" in r:
+            click.echo("  bits per byte: " + "  ".join(f"{k} {v:.3f}" for k, v in r["valid"].items()), err=True)
+
+    return report
+
+
+def _score(model: "Transformer", file: "TokenFile", max_windows: int | None = None) -> dict[str, Any]:
+    from coterie.eval.perplexity import score_tokens
+
+    score = score_tokens(model, file.ids, window=model.config.max_position_embeddings, batch=2, max_windows=max_windows)
+    bytes_per_token = file.n_bytes / len(file.ids)
+    return {"bits_per_byte": score.bits_per_byte(bytes_per_token), "tokens": score.n_tokens, "shares": score.shares()}
+
+
+def _final_scores(model: "Transformer", valid: "list[TokenFile]") -> dict[str, Any]:
+    click.echo("scoring the valid files", err=True)
+    return {f.name: _score(model, f) for f in valid}
+
+
+def _save_model(trainer: "Trainer", tokenizer_dir: Path, target: Path) -> None:
+    from coterie.checkpoint.huggingface import save_huggingface
+    from coterie.tokenizer.load import tokenizer_files
+
+    model = trainer.model
+    files = tokenizer_files(tokenizer_dir)
+    if target.exists():
+        shutil.rmtree(target)
+    save_huggingface(target, model.config, model.tensors(), dtype=model.config.torch_dtype, extra_files=files)

@@ -1,0 +1,76 @@
+"""How many bits a model needs for a byte of text, over windows that each start with BOS.
+
+Bits per byte compare across vocabularies; perplexity per token does not. Shapes: B windows, S positions.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+
+from coterie.model import Transformer
+from coterie.model.attention import WholeSequences
+from coterie.routing.balance import expert_counts
+from coterie.train.loss import linear_cross_entropy
+
+__all__ = ["Score", "score_tokens"]
+
+
+class Score:
+    """Sums over what was scored: nats, tokens, and per sparse layer how many pairs each expert got."""
+
+    def __init__(self) -> None:
+        self.nats, self.n_tokens = 0.0, 0
+        self.counts_LE: list[torch.Tensor] = []
+
+    def bits_per_byte(self, bytes_per_token: float) -> float:
+        return self.nats / math.log(2) / (self.n_tokens * bytes_per_token)
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.nats / self.n_tokens)
+
+    def shares(self) -> list[list[float]]:
+        """Per layer and expert, the load as a multiple of its fair share (1 = perfectly balanced)."""
+        return [(counts / counts.mean()).tolist() for counts in self.counts_LE]
+
+
+@torch.inference_mode()
+def score_tokens(
+    model: Transformer,
+    ids: Sequence[int],
+    *,
+    window: int,
+    batch: int = 4,
+    max_windows: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Score:
+    """Teacher-forced score of `ids` in windows of `window` tokens: row = [BOS, window without its last].
+
+    The rest shorter than a window is scored as one short window. `max_windows` takes that many, evenly spaced.
+    """
+    starts = list(range(0, len(ids), window))
+    if max_windows is not None and len(starts) > max_windows:
+        starts = [starts[i * len(starts) // max_windows] for i in range(max_windows)]
+    score, bos, done = Score(), model.config.bos_token_id or 0, 0
+    while starts:
+        rows = [torch.as_tensor(ids[s : s + window], dtype=torch.int64) for s in starts[:batch]]
+        rows = [r for r in rows if len(r) == len(rows[0])]
+        starts = starts[len(rows) :]
+        _add(score, model, torch.stack(rows), bos)
+        done += len(rows)
+        progress(done, done + len(starts))
+    return score
+
+
+def _add(score: Score, model: Transformer, targets_BS: torch.Tensor, bos: int) -> None:
+    B, S = targets_BS.shape
+    ids_BS = torch.cat((torch.full((B, 1), bos), targets_BS[:, :-1]), 1)
+    positions_T = torch.arange(S).repeat(B)
+    out = model(ids_BS.flatten(), positions_T, WholeSequences(B, model.config.sliding_window))
+    head = model.head
+    nats = linear_cross_entropy(head.norm(out.hidden_TD), head.linear.weight, targets_BS.flatten(), model.dtype)
+    score.nats += float(nats)
+    score.n_tokens += B * S
+    counts = [expert_counts(r) for r in out.routings]
+    score.counts_LE = [a + b for a, b in zip(score.counts_LE, counts, strict=True)] if score.counts_LE else counts

@@ -1,0 +1,57 @@
+"""Every operation in plain torch: the specification that faster kernels are compared with.
+
+Shapes: T tokens, D model width, N output width, P head width, H query heads, G key/value heads, S new positions,
+C positions in the cache, F expert width. Norms, softmax and rotary run in float32 whatever the inputs are.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["attention", "gated_ffn", "rms_norm", "rotary_tables", "rotate"]
+
+
+def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x²) + eps) · weight (arXiv 1910.07467), the quotient rounded to x's dtype before the product."""
+    if x_TD.dtype == torch.float32:
+        return functional.rms_norm(x_TD, weight_D.shape, weight_D, eps)
+    return weight_D * functional.rms_norm(x_TD.float(), weight_D.shape, None, eps).to(x_TD.dtype)
+
+
+def rotary_tables(positions_T: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos_T1P and signed sin_T1P for `rotate`; angles in float32: position · theta^(-2i/P) (arXiv 2104.09864).
+
+    Example, P=4: the angles of one position p are [p, p·theta^-0.5, p, p·theta^-0.5] and the sign row is [-, -, +, +].
+    """
+    half = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions_T.device)
+    inverse_P2 = 1.0 / (theta ** (half / head_dim))
+    angle_TP2 = positions_T.to(torch.float32)[:, None] * inverse_P2
+    cos, sin = angle_TP2.cos(), angle_TP2.sin()
+    return torch.cat((cos, cos), -1).unsqueeze(1).to(dtype), torch.cat((-sin, sin), -1).unsqueeze(1).to(dtype)
+
+
+def rotate(x_THP: Tensor, cos_T1P: Tensor, sin_T1P: Tensor) -> Tensor:
+    """Rotary embedding for half-split rows: pair (i, i + P/2) turns by its angle."""
+    return torch.addcmul(x_THP * cos_T1P, x_THP.roll(x_THP.shape[-1] // 2, -1), sin_T1P)
+
+
+def attention(q_BSHP: Tensor, k_BCGP: Tensor, v_BCGP: Tensor, mask_BSC: Tensor | None, is_causal: bool) -> Tensor:
+    """Grouped-query attention -> [B, S, H, P]; head h reads key head h // (H/G); mask True = may look."""
+    B, S, H, P = q_BSHP.shape
+    G = k_BCGP.shape[2]
+    k, v = k_BCGP.transpose(1, 2), v_BCGP.transpose(1, 2)
+    if S == 1 and not is_causal:  # the H/G queries of a key head stand as its S: no copy of the keys
+        q = q_BSHP.view(B, G, H // G, P)
+        mask = None if mask_BSC is None else mask_BSC.unsqueeze(1)
+        return functional.scaled_dot_product_attention(q, k, v, mask).view(B, 1, H, P)
+    mask = None if mask_BSC is None else mask_BSC.unsqueeze(1)
+    q = q_BSHP.transpose(1, 2)
+    if H != G:
+        k, v = k.repeat_interleave(H // G, 1), v.repeat_interleave(H // G, 1)
+    return functional.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal).transpose(1, 2)
+
+
+def gated_ffn(x_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor) -> Tensor:
+    """SwiGLU (arXiv 2002.05202): down(silu(gate(x)) · up(x)), the gate rows first in `gate_up`."""
+    gate_TF, up_TF = functional.linear(x_TD, gate_up_2FD).chunk(2, -1)
+    return functional.linear(functional.silu(gate_TF) * up_TF, down_DF)

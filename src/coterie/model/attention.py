@@ -1,0 +1,81 @@
+"""Grouped-query attention over whatever cache is passed in.
+
+Shapes: T tokens (of all sequences, one after the other), D model width, H query heads, G key/value heads, P head width,
+B sequences of equal length in a segment, S new positions of each, C positions it may look at.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from coterie.kernels import attention, rotate
+
+__all__ = ["Attention", "KeyValueCache", "Segment", "WholeSequences", "window_mask"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """B sequences that attend alike: rows start..stop of T are their B·S queries, sequence by sequence."""
+
+    start: int
+    stop: int
+    k_BCGP: Tensor
+    v_BCGP: Tensor
+    mask_BSC: Tensor | None  # True: this query may look at that key; None: at all of them, or as is_causal says
+    is_causal: bool
+
+
+class KeyValueCache(Protocol):
+    """What attention needs of a cache: take the new keys and values, say what each row may look at."""
+
+    def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> Sequence[Segment]: ...
+
+
+def window_mask(query_S: Tensor, key_C: Tensor, window: int | None) -> Tensor:
+    """May a query at one position look at a key at another? True iff 0 <= query - key < window. Bool [1, S, C]."""
+    distance_SC = query_S[:, None] - key_C[None, :]
+    visible_SC = distance_SC >= 0
+    return (visible_SC if window is None else visible_SC & (distance_SC < window)).unsqueeze(0)
+
+
+class WholeSequences:
+    """The cache of a teacher-forced pass: T is B whole sequences of equal length, nothing is kept."""
+
+    def __init__(self, n_sequences: int, window: int | None):
+        self.n_sequences, self.window = n_sequences, window
+
+    def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> Sequence[Segment]:
+        k_BSGP, v_BSGP = (t.unflatten(0, (self.n_sequences, -1)) for t in (k_TGP, v_TGP))
+        S = k_BSGP.shape[1]
+        if self.window is None or S <= self.window:
+            return [Segment(0, len(k_TGP), k_BSGP, v_BSGP, None, True)]
+        at = torch.arange(S, device=k_TGP.device)
+        return [Segment(0, len(k_TGP), k_BSGP, v_BSGP, window_mask(at, at, self.window), False)]
+
+
+class Attention(nn.Module):
+    """`qkv` is a Projection to (H + 2G)·P rows: queries, then keys, then values; `o` [D, H·P]."""
+
+    def __init__(self, layer: int, qkv: nn.Module, o: nn.Module, n_heads: int, n_kv_heads: int, head_dim: int):
+        super().__init__()
+        self.layer, self.qkv, self.o = layer, qkv, o
+        self.n_heads, self.n_kv_heads, self.head_dim = n_heads, n_kv_heads, head_dim
+
+    def forward(self, x_TD: Tensor, rotary: tuple[Tensor, Tensor], cache: KeyValueCache) -> Tensor:
+        T, H, G, P = x_TD.shape[0], self.n_heads, self.n_kv_heads, self.head_dim
+        qkv = self.qkv(x_TD).view(T, H + 2 * G, P)
+        qk, v_TGP = qkv.split((H + G, G), 1)
+        q_THP, k_TGP = rotate(qk, *rotary).split((H, G), 1)
+        segments = cache.extend(self.layer, k_TGP, v_TGP)
+        outs = [_attend(q_THP, s) for s in segments]
+        y: Tensor = self.o(outs[0] if len(outs) == 1 else torch.cat(outs))
+        return y
+
+
+def _attend(q_THP: Tensor, s: Segment) -> Tensor:
+    B = s.k_BCGP.shape[0]
+    q_BSHP = q_THP[s.start : s.stop].unflatten(0, (B, (s.stop - s.start) // B))
+    return attention(q_BSHP, s.k_BCGP, s.v_BCGP, s.mask_BSC, s.is_causal).reshape(s.stop - s.start, -1)

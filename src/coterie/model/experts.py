@@ -1,0 +1,69 @@
+"""The reference experts, in three readable steps: dispatch, one expert at a time, combine.
+
+Shapes: T tokens, K slots a token, E experts, D model width, F expert width, N = T·K (token, slot) pairs.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from coterie.kernels import gated_ffn
+from coterie.routing import Assignment
+
+__all__ = ["Experts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """The N pairs sorted by expert.
+
+    Example, T=2 tokens, K=2: ids [[1, 0], [1, -1]] are the pairs 0..3 with experts 1, 0, 1, -1.
+    Sorted: pair_N = [3, 1, 0, 2]; counts = [1 unused, 1 of expert 0, 2 of expert 1]; place_N = [2, 1, 3, 0].
+    """
+
+    pair_N: Tensor  # sorted position -> pair
+    place_N: Tensor  # pair -> sorted position
+    counts: list[int]  # pairs of "unused", expert 0, expert 1, ...
+
+    @staticmethod
+    def of(ids_TK: Tensor, n_experts: int) -> "Dispatch":
+        flat_N = ids_TK.reshape(-1).long()
+        pair_N = flat_N.argsort(stable=True)
+        counts = torch.bincount(flat_N + 1, minlength=n_experts + 1).tolist()
+        return Dispatch(pair_N, pair_N.argsort(), counts)
+
+
+class Experts(nn.Module):
+    """`gate_up` [E, 2F, D], gate rows first, and `down` [E, D, F], as transformers 5 stacks them."""
+
+    def __init__(self, gate_up_E2FD: Tensor, down_EDF: Tensor):
+        super().__init__()
+        self.gate_up = nn.Parameter(gate_up_E2FD)
+        self.down = nn.Parameter(down_EDF)
+
+    def forward(self, x_TD: Tensor, routing: Assignment) -> Tensor:
+        """Σ over slots 0..K-1, in that order and in float32, of weight · expert(x); a row of -1 gives 0."""
+        if x_TD.shape[0] == 1:
+            return self._one_token(x_TD, routing)
+        K = routing.ids_TK.shape[1]
+        dispatch = Dispatch.of(routing.ids_TK, len(self.gate_up))
+        x_ND = x_TD.index_select(0, dispatch.pair_N // K)
+        unused_nD, *per_expert = x_ND.split(dispatch.counts)
+        out = map(gated_ffn, per_expert, self.gate_up.unbind(), self.down.unbind())
+        out_ND = torch.cat([unused_nD * 0, *out])
+        out_TKD = out_ND.index_select(0, dispatch.place_N).unflatten(0, (-1, K))
+        return _combine(out_TKD, routing.weights_TK).to(x_TD.dtype)
+
+    def _one_token(self, x_1D: Tensor, routing: Assignment) -> Tensor:
+        """The same for a single token, without sorting."""
+        ids = routing.ids_TK[0].tolist()
+        out = [gated_ffn(x_1D, self.gate_up[e], self.down[e]) if e >= 0 else x_1D * 0 for e in ids]
+        return _combine(torch.stack(out, 1), routing.weights_TK).to(x_1D.dtype)
+
+
+def _combine(out_TKD: Tensor, weights_TK: Tensor) -> Tensor:
+    y_TD = out_TKD[:, 0].float() * weights_TK[:, 0, None]
+    for slot in range(1, out_TKD.shape[1]):
+        y_TD = torch.addcmul(y_TD, out_TKD[:, slot].float(), weights_TK[:, slot, None])
+    return y_TD

@@ -1,0 +1,131 @@
+"""The decoder: embedding, blocks, and the head that the caller applies to the rows it needs.
+
+`Transformer.tensors()` maps the canonical names of a checkpoint to the memory they live in, so a loader writes straight
+into place: `layers.0.attention.k` is a slice of the fused `qkv` weight. Shapes: T tokens, D model width, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from coterie.config import ModelConfig
+from coterie.kernels import rotary_tables
+from coterie.model.attention import Attention, KeyValueCache
+from coterie.model.experts import Experts
+from coterie.model.feedforward import FeedForward
+from coterie.model.moe import MoE
+from coterie.model.norm import Linear, Projection, RMSNorm
+from coterie.routing import Assignment, Rows, TopKRouter
+
+__all__ = ["Block", "Output", "Transformer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """`hidden_TD` before the last norm (the head includes it), and one routing per sparse layer."""
+
+    hidden_TD: Tensor
+    routings: list[Assignment]
+
+
+class Block(nn.Module):
+    """x + attention, then x + feed-forward; `feed_forward` is a MoE or a FeedForward."""
+
+    def __init__(self, attention: nn.Module, feed_forward: nn.Module):
+        super().__init__()
+        self.attention, self.feed_forward = attention, feed_forward
+        self.is_sparse = isinstance(feed_forward, MoE)
+
+    def forward(
+        self, x_TD: Tensor, rotary: tuple[Tensor, Tensor], cache: KeyValueCache, rows: Rows | None
+    ) -> tuple[Tensor, Assignment | None]:
+        x_TD = x_TD + self.attention(x_TD, rotary, cache)
+        if not self.is_sparse:
+            return x_TD + self.feed_forward(x_TD), None
+        y_TD, routing = self.feed_forward(x_TD, rows)
+        return x_TD + y_TD, routing
+
+
+class Transformer(nn.Module):
+    """A decoder of the Mixtral family. Its parameters are uninitialised: a loader or a trainer fills them."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device | str = "cpu"):
+        super().__init__()
+        self.config = config
+        c = config
+
+        def empty(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=device)
+
+        def norm() -> RMSNorm:
+            return RMSNorm(empty(c.hidden_size), c.rms_norm_eps)
+
+        def feed_forward() -> nn.Module:
+            if c.num_local_experts is None:
+                gate_up = Projection(norm(), Linear(empty(2 * c.intermediate_size, c.hidden_size)))
+                return FeedForward(gate_up, Linear(empty(c.hidden_size, c.intermediate_size)))
+            router = TopKRouter(empty(c.num_local_experts, c.hidden_size), c.num_experts_per_tok, c.norm_topk_prob)
+            experts = Experts(
+                empty(c.num_local_experts, 2 * c.intermediate_size, c.hidden_size),
+                empty(c.num_local_experts, c.hidden_size, c.intermediate_size),
+            )
+            return MoE(norm(), router, experts)
+
+        def attention(layer: int) -> Attention:
+            n_rows = (c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim
+            qkv = Projection(norm(), Linear(empty(n_rows, c.hidden_size)))
+            o = Linear(empty(c.hidden_size, c.num_attention_heads * c.head_dim))
+            return Attention(layer, qkv, o, c.num_attention_heads, c.num_key_value_heads, c.head_dim)
+
+        self.embed = nn.Parameter(empty(c.vocab_size, c.hidden_size))
+        self.layers = nn.ModuleList(Block(attention(i), feed_forward()) for i in range(c.num_hidden_layers))
+        self.head = Projection(norm(), Linear(self.embed if c.tie_word_embeddings else empty(c.vocab_size, c.hidden_size)))
+        if c.tie_word_embeddings:
+            self.head.linear.weight = self.embed
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embed.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed.device
+
+    def forward(
+        self, ids_T: Tensor, positions_T: Tensor, cache: KeyValueCache, rows: Rows | None = None
+    ) -> Output:
+        x_TD = functional.embedding(ids_T, self.embed)
+        rotary = rotary_tables(positions_T, self.config.head_dim, self.config.rope_theta, x_TD.dtype)
+        routings = []
+        for block in self.layers:
+            x_TD, routing = block(x_TD, rotary, cache, rows)
+            if routing is not None:
+                routings.append(routing)
+        return Output(x_TD, routings)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Canonical name -> the parameter or the slice of one that holds it, in file order."""
+        c = self.config
+        n_q, n_kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+        named = {"embed": self.embed.data}
+        for i, block in enumerate(self.layers):
+            at, ff = f"layers.{i}.attention", block.feed_forward
+            q, k, v = block.attention.qkv.linear.weight.data.split((n_q, n_kv, n_kv))
+            named |= {f"{at}.q": q, f"{at}.k": k, f"{at}.v": v, f"{at}.o": block.attention.o.weight.data}
+            named[f"layers.{i}.attention_norm"] = block.attention.qkv.norm.weight.data
+            if isinstance(ff, MoE):
+                named[f"layers.{i}.moe_norm"] = ff.norm.weight.data
+                named[f"layers.{i}.moe.router"] = ff.router.weight.data
+                named[f"layers.{i}.moe.experts.gate_up"] = ff.experts.gate_up.data
+                named[f"layers.{i}.moe.experts.down"] = ff.experts.down.data
+            else:
+                gate, up = ff.gate_up.linear.weight.data.chunk(2)
+                named[f"layers.{i}.moe_norm"] = ff.gate_up.norm.weight.data
+                named |= {f"layers.{i}.feed_forward.{n}": t for n, t in (("gate", gate), ("up", up))}
+                named[f"layers.{i}.feed_forward.down"] = ff.down.weight.data
+        named["norm"] = self.head.norm.weight.data
+        if not c.tie_word_embeddings:
+            named["head"] = self.head.linear.weight.data
+        return named

@@ -1,0 +1,56 @@
+"""Which chat form a model speaks: by name, by its template's exact text, or by the control tokens of its tokenizer.
+
+Templates are programs, and programs from a model folder are never run: a template is compared with the published
+ones and otherwise left alone. A v1 SentencePiece model proves nothing, since base and instruct models share the file.
+"""
+
+from pathlib import Path
+
+from coterie.errors import RequestError, nearest
+from coterie.tokenizer.chat_forms import ChatForm, ChatML, Llama2, MistralV1, MistralV2, Zephyr
+from coterie.tokenizer.chat_templates import form_of_template
+from coterie.tokenizer.messages import Message
+from coterie.tokenizer.mistral import mistral_version
+from coterie.tokenizer.protocol import Tokenizer
+from coterie.tokenizer.settings import chat_template
+
+__all__ = ["CHAT_FORMS", "ChatForm", "Message", "chat_form", "detect_chat_form"]
+
+CHAT_FORMS: dict[str, ChatForm] = {
+    form.name: form
+    for form in (
+        MistralV1("mistral-v1"),
+        MistralV2("mistral-v2"),
+        MistralV2("mistral-v3"),
+        MistralV2("mistral-v3-tekken"),
+        Llama2("llama-2"),
+        ChatML("chatml"),
+        Zephyr("zephyr"),
+    )
+}
+
+
+def chat_form(name: str) -> ChatForm:
+    """The form called `name`; `RequestError` lists the names where there is none."""
+    if name not in CHAT_FORMS:
+        raise RequestError(f"unknown chat form {name!r}{nearest(name, CHAT_FORMS)}; known: {', '.join(CHAT_FORMS)}")
+    return CHAT_FORMS[name]
+
+
+def detect_chat_form(folder: Path, tokenizer: Tokenizer) -> ChatForm | None:
+    """The form of the model in `folder`, or None where nothing proves one (then the user has to name it)."""
+    template = chat_template(folder) if folder.is_dir() else None
+    name = form_of_template(template) if template is not None else None
+    name = name or _form_of_tokens(tokenizer)
+    return None if name is None else CHAT_FORMS[name]
+
+
+def _form_of_tokens(tokenizer: Tokenizer) -> str | None:
+    """The form whose marks are control tokens of the tokenizer. ChatML first: its marks are added to Mistral's own."""
+    if tokenizer.control_id("<|im_start|>") is not None and tokenizer.control_id("<|im_end|>") is not None:
+        return "chatml"
+    if tokenizer.control_id("<|user|>") is not None and tokenizer.control_id("<|assistant|>") is not None:
+        return "zephyr"
+    version = mistral_version(tokenizer)
+    name = f"mistral-{version}-tekken" if tokenizer.kind == "tekken" else f"mistral-{version}"
+    return name if version != "v1" and name in CHAT_FORMS else None

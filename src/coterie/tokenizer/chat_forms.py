@@ -1,0 +1,188 @@
+"""Conversations to ids, one class for each form that Mixtral models and their fine-tunes were trained on.
+
+All forms share this: the marks of a form are written here and become control ids where the tokenizer has them; what people
+wrote is encoded as text, so a mark typed by a user stays text. Each piece of text is encoded on its own, as the
+training did, so it gains SentencePiece's space in front: joining the text first gives other ids (`Hi` after
+`[/INST]` is 15359 in Mixtral's vocabulary, not 23809). Where no control token exists for a mark (`[INST]` in v1), a
+typed one cannot be told apart; that is the form, not a fault.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from coterie.errors import TokenizerError
+from coterie.tokenizer.messages import Message, merge, read_messages, system_text
+from coterie.tokenizer.protocol import SpacesOnce, Tokenizer
+
+__all__ = ["ChatForm", "ChatML", "Llama2", "MistralV1", "MistralV2", "Zephyr"]
+
+
+class ChatForm(ABC):
+    """A way to write conversations. `stop_strings`: what ends an answer where the tokenizer has no control token for it."""
+
+    stop_strings: tuple[str, ...] = ()
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def encode(self, messages: Sequence[Message | Mapping[str, Any]], tokenizer: Tokenizer) -> list[int]:
+        """The ids from BOS to where the assistant answers. `RequestError` for a conversation that is not one."""
+        return self._encode(read_messages(messages), tokenizer)
+
+    def stop_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """The ids that end an answer."""
+        return () if tokenizer.eos_id is None else (tokenizer.eos_id,)
+
+    @abstractmethod
+    def _encode(self, turns: list[Message], tokenizer: Tokenizer) -> list[int]: ...
+
+
+class MistralV1(ChatForm):
+    """Mixtral-8x7B-Instruct v0.1: `[INST] text [/INST]` as plain text, each turn on its own; system text before the first.
+
+    Source: mistral-common, InstructTokenizerV1 and InstructRequestNormalizer.
+    """
+
+    def _encode(self, turns: list[Message], tokenizer: Tokenizer) -> list[int]:
+        system = system_text(turns)
+        ids = _bos(tokenizer)
+        spoken = _alternating(turns)
+        for i, turn in enumerate(spoken):
+            content = f"{system}\n\n{turn.content}" if system and i == self._system_turn(spoken) else turn.content
+            ids += self._turn(turn, content, tokenizer)
+        return ids
+
+    def _system_turn(self, spoken: list[Message]) -> int:
+        """Which turn takes the system text."""
+        return 0
+
+    def _turn(self, turn: Message, content: str, tokenizer: Tokenizer) -> list[int]:
+        if turn.role == "user":
+            return tokenizer.encode(f"[INST] {content} [/INST]")
+        return tokenizer.encode(content) + ([] if turn.prefix else [_eos(tokenizer, self)])
+
+
+class MistralV2(MistralV1):
+    """Mistral v2 and v3, tekken too: `[INST]` and `[/INST]` are control tokens, and the last user turn takes the system text.
+
+    Source: mistral-common, InstructTokenizerV2 (v3 differs in tool calls only). Spaces at the end of an answer are dropped.
+    """
+
+    def _system_turn(self, spoken: list[Message]) -> int:
+        return max(i for i, turn in enumerate(spoken) if turn.role == "user")
+
+    def _turn(self, turn: Message, content: str, tokenizer: Tokenizer) -> list[int]:
+        if turn.role == "assistant":
+            return super()._turn(turn, content.rstrip(" "), tokenizer)
+        return [_control(tokenizer, "[INST]", self), *tokenizer.encode(content), _control(tokenizer, "[/INST]", self)]
+
+
+class Llama2(ChatForm):
+    """Llama 2 chat: `[INST] <<SYS>>...<</SYS>> text [/INST] answer ` between BOS and EOS, the pair again for each exchange.
+
+    The one form with a BOS before every user turn. Source: meta-llama's generation.py (chat_completion), and the
+    template published with the models.
+    """
+
+    def _encode(self, turns: list[Message], tokenizer: Tokenizer) -> list[int]:
+        system = system_text(turns)
+        ids: list[int] = []
+        text = ""
+        for i, turn in enumerate(_alternating(turns)):
+            if turn.role == "user":
+                content = f"<<SYS>>\n{system}\n<</SYS>>\n\n{turn.content}" if system and i == 0 else turn.content
+                ids += _bos(tokenizer)
+                text = f"[INST] {content.strip()} [/INST]"
+            elif turn.prefix:
+                text += f" {turn.content.strip()}"
+            else:
+                ids += [*_after_mark(tokenizer, f"{text} {turn.content.strip()} "), _eos(tokenizer, self)]
+                text = ""
+        return ids + (_after_mark(tokenizer, text) if text else [])
+
+
+class ChatML(ChatForm):
+    """`<|im_start|>role`, a line break, the text, `<|im_end|>`; system text is a turn like the others."""
+
+    stop_strings = ("<|im_end|>",)
+
+    def stop_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """`<|im_end|>` and the end of the text."""
+        end = tokenizer.control_id("<|im_end|>")
+        return tuple(dict.fromkeys([*([] if end is None else [end]), *super().stop_ids(tokenizer)]))
+
+    def _encode(self, turns: list[Message], tokenizer: Tokenizer) -> list[int]:
+        start, end = _mark(tokenizer, "<|im_start|>"), _mark(tokenizer, "<|im_end|>")
+        parts: list[str | int] = []
+        for turn in merge(turns):
+            parts += [start, f"{turn.role}\n{turn.content}"]
+            parts += [] if turn.prefix else [end, "\n"]
+        if not turns[-1].prefix:
+            parts += [start, "assistant\n"]
+        return _bos(tokenizer) + _encode_parts(parts, tokenizer)
+
+
+class Zephyr(ChatForm):
+    """`<|user|>`, a line break, the text, EOS, a line break; system text is a turn like the others."""
+
+    stop_strings = ("<|user|>", "<|system|>")
+
+    def _encode(self, turns: list[Message], tokenizer: Tokenizer) -> list[int]:
+        parts: list[str | int] = []
+        for turn in merge(turns):
+            parts += [_mark(tokenizer, f"<|{turn.role}|>"), f"\n{turn.content}"]
+            parts += [] if turn.prefix else [_eos(tokenizer, self), "\n"]
+        if not turns[-1].prefix:
+            parts += [_mark(tokenizer, "<|assistant|>"), "\n"]
+        return _bos(tokenizer) + _encode_parts(parts, tokenizer)
+
+
+def _alternating(turns: Iterable[Message]) -> list[Message]:
+    """The turns without the system's, runs merged. As in mistral-common, system text between two user turns keeps them
+    apart, and a conversation of system text alone gets an empty user turn."""
+    spoken = [turn for turn in merge(turns) if turn.role != "system"]
+    return spoken or [Message("user", "")]
+
+
+def _encode_parts(parts: Iterable[str | int], tokenizer: Tokenizer) -> list[int]:
+    """Texts that follow each other are encoded as one; ids stand for themselves. Only a text at the start is the first."""
+    ids: list[int] = []
+    text, is_first = "", True
+    for part in [*parts, -1]:
+        if isinstance(part, str):
+            text += part
+            continue
+        if text:
+            ids += tokenizer.encode(text) if is_first else _after_mark(tokenizer, text)
+            text = ""
+        ids.append(part)
+        is_first = False
+    return ids[:-1]
+
+
+def _after_mark(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer.encode_after_mark(text) if isinstance(tokenizer, SpacesOnce) else tokenizer.encode(text)
+
+
+def _mark(tokenizer: Tokenizer, text: str) -> str | int:
+    """The mark's control id, or its text where the tokenizer has no such token."""
+    token_id = tokenizer.control_id(text)
+    return text if token_id is None else token_id
+
+
+def _control(tokenizer: Tokenizer, text: str, form: ChatForm) -> int:
+    token_id = tokenizer.control_id(text)
+    if token_id is None:
+        raise TokenizerError(f"the chat form {form.name} needs the control token {text}, which this tokenizer has not")
+    return token_id
+
+
+def _bos(tokenizer: Tokenizer) -> list[int]:
+    return [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+
+
+def _eos(tokenizer: Tokenizer, form: ChatForm) -> int:
+    if tokenizer.eos_id is None:
+        raise TokenizerError(f"the chat form {form.name} needs a token that ends a text, which this tokenizer has not")
+    return tokenizer.eos_id

@@ -1,0 +1,132 @@
+"""Text files to batches of tokens: tokenised once into memory-mapped arrays, cut into windows, drawn in a fixed order.
+
+Batch `step` is a function of (seed, step) alone, so a resumed run sees what an uninterrupted one would.
+Every row starts with BOS: evaluation windows and prompts do too. Shapes: B rows, S positions.
+"""
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coterie.errors import DataError
+from coterie.tokenizer.protocol import Tokenizer
+
+__all__ = ["Batches", "TokenFile", "read_texts", "tokenize_file"]
+
+
+def read_texts(path: Path) -> Iterator[str]:
+    """The texts of a .txt file (one), or of a .jsonl / .jsonl.gz file (`"text"` of each line)."""
+    try:
+        if ".jsonl" not in path.suffixes:
+            yield path.read_text(encoding="utf-8")
+            return
+        opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+        with opened as lines:
+            for number, line in enumerate(lines, 1):
+                yield _text_of(line, path, number)
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as e:
+        raise DataError(f"{path} cannot be read: {e}") from None
+
+
+def _text_of(line: str, path: Path, number: int) -> str:
+    try:
+        text = json.loads(line)["text"]
+    except (ValueError, KeyError, TypeError):
+        text = None
+    if not isinstance(text, str):
+        raise DataError(f'{path}, line {number}: expected a JSON object with a string "text"')
+    return text
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """All texts of one file, each ending with EOS, as one row of ids."""
+
+    name: str
+    ids: np.ndarray
+    n_bytes: int
+
+
+def tokenize_file(path: Path, tokenizer: Tokenizer, cache: Path, progress: Callable[[int], None]) -> TokenFile:
+    """Tokenise `path` into `cache/NAME-KEY.npy` (uint32), or map the array that is there. KEY: file, size, vocabulary."""
+    stat = path.stat() if path.is_file() else None
+    if stat is None:
+        raise DataError(f"{path} is not a file; recipes find the training text through COTERIE_DATA")
+    vocabulary = "\n".join(tokenizer.piece(i) for i in range(tokenizer.vocab_size))
+    key = hashlib.sha256(f"{path.name} {stat.st_size} {stat.st_mtime_ns} {vocabulary}".encode()).hexdigest()[:16]
+    target = cache / f"{path.name.split('.jsonl')[0]}-{key}.npy"
+    if not target.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        parts, n_bytes = [], 0
+        for text in read_texts(path):
+            ids = tokenizer.encode(text)
+            parts.append(np.array([*ids, tokenizer.eos_id or 0], dtype=np.uint32))
+            n_bytes += len(text.encode())
+            progress(n_bytes)
+        if not parts:
+            raise DataError(f"{path} holds no text")
+        partial = target.with_suffix(".partial.npy")
+        np.save(partial, np.concatenate([np.array([n_bytes], dtype=np.uint32), *parts]))
+        partial.rename(target)
+    stored = np.load(target, mmap_mode="r")
+    return TokenFile(path.name.split(".jsonl")[0], stored[1:], int(stored[0]))
+
+
+class Batches:
+    """Windows of every file in a seeded order without replacement, mixed by weight.
+
+    `plan` is [(first step, sequence length), ...]; `tokens` is B·S of a step, the same in every phase.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[TokenFile],
+        weights: Sequence[float],
+        plan: list[tuple[int, int]],
+        steps: int,
+        tokens: int,
+        bos: int,
+        seed: int,
+    ):
+        self.files, self.plan, self.bos, self.tokens = list(files), plan, bos, tokens
+        share = np.array(weights if weights else [len(f.ids) for f in files], dtype=np.float64)
+        ends = [start for start, _ in plan[1:]] + [steps]
+        self._phases = [
+            self._draw(np.random.default_rng([seed, i]), share / share.sum(), (end - start) * tokens // length, length)
+            for i, ((start, length), end) in enumerate(zip(plan, ends, strict=True))
+        ]
+
+    def _draw(self, rng: np.random.Generator, share: np.ndarray, n_rows: int, length: int) -> np.ndarray:
+        """[n_rows, 2]: file and window of each row; a file's windows are all used before one comes again."""
+        chosen = rng.choice(len(self.files), size=n_rows, p=share)
+        rows = np.stack([chosen, np.zeros_like(chosen)], axis=1)
+        for i, file in enumerate(self.files):
+            n_windows, mine = (len(file.ids)) // length, np.flatnonzero(chosen == i)
+            if n_windows == 0 and len(mine):
+                raise DataError(f"{file.name} has {len(file.ids)} tokens, fewer than one sequence of {length}")
+            orders = [rng.permutation(n_windows) for _ in range(-(-len(mine) // max(1, n_windows)))]
+            if orders:
+                rows[mine, 1] = np.concatenate(orders)[: len(mine)]
+        return rows
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """ids_BS and targets_BS (int64) of a step: row = [BOS, window without its last], target = window."""
+        phase = max(i for i, (start, _) in enumerate(self.plan) if start <= step)
+        first, length = self.plan[phase]
+        n_rows = self.tokens // length
+        at = (step - first) * n_rows
+        windows = [
+            self.files[f].ids[w * length : (w + 1) * length].astype(np.int64)
+            for f, w in self._phases[phase][at : at + n_rows]
+        ]
+        targets_BS = torch.from_numpy(np.stack(windows))
+        ids_BS = torch.cat((torch.full((n_rows, 1), self.bos), targets_BS[:, :-1]), 1)
+        return ids_BS, targets_BS

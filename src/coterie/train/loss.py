@@ -1,0 +1,57 @@
+"""Cross-entropy fused with the output head, a block of rows at a time.
+
+A 2^16-token batch over 8,192 words would hold 2 GB of logits, several times over in backward. Here a block of logits
+lives just long enough to give its loss and both of its gradients, so nothing of size T·V is ever kept.
+Shapes: T tokens, D model width, V vocabulary, n rows of a block.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["linear_cross_entropy"]
+
+_BLOCK = 256  # rows: 8 MB of logits at a vocabulary of 8,192
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, compute: torch.dtype) -> Tensor:
+        """Sum of the losses over targets >= 0; gradients are computed here and only scaled in backward."""
+        weight = weight_VD.to(compute)
+        total = x_TD.new_zeros((), dtype=torch.float32)
+        grad_x = torch.empty_like(x_TD)
+        grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=x_TD.device)
+        exps = torch.empty(_BLOCK, len(weight), dtype=torch.float32, device=x_TD.device)
+        for start in range(0, len(x_TD), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            x_nD, target_n1 = x_TD[rows].to(compute), targets_T[rows, None]
+            counted_n1, index_n1 = (target_n1 >= 0).float(), target_n1.clamp(min=0)
+            logits_nV = x_nD @ weight.T
+            top_n1 = logits_nV.amax(-1, keepdim=True).float()
+            wanted_n1 = logits_nV.gather(-1, index_n1).float()
+            exp_nV = exps[: len(x_nD)].copy_(logits_nV).sub_(top_n1).exp_()
+            sum_n1 = exp_nV.sum(-1, keepdim=True)
+            total += ((sum_n1.log() + top_n1 - wanted_n1) * counted_n1).sum()
+            grad_nV = exp_nV.mul_(counted_n1 / sum_n1).scatter_add_(-1, index_n1, -counted_n1).to(compute)
+            grad_x[rows] = grad_nV @ weight
+            grad_weight += grad_nV.T @ x_nD
+        ctx.save_for_backward(grad_x, grad_weight.to(weight_VD.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_x, grad_weight = ctx.saved_tensors
+        return grad_x * grads[0], grad_weight * grads[0], None, None
+
+
+def linear_cross_entropy(
+    x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, compute: torch.dtype = torch.float32
+) -> Tensor:
+    """Σ over rows of -log softmax(x · weightᵀ)[target], in nats; a target below 0 is not counted.
+
+    `compute` is the dtype of the three matrix products; softmax and sums are float32.
+    """
+    loss: Tensor = _LinearCrossEntropy.apply(x_TD, weight_VD, targets_T, compute)  # type: ignore[no-untyped-call]
+    return loss

@@ -1,0 +1,57 @@
+"""AdamW on float32 master weights, for a model that may itself be held in bfloat16.
+
+Small updates vanish in bfloat16 (8 bits of mantissa), so the optimizer owns a float32 copy of every parameter, steps
+that, and rounds it into the model. In float32 the two are the same tensor.
+"""
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MasterAdamW"]
+
+
+class MasterAdamW:
+    """Decoupled weight decay (arXiv 1711.05101) on matrices only; norms' gains are left alone."""
+
+    def __init__(self, model: nn.Module, *, betas: tuple[float, float], weight_decay: float):
+        self._pairs = [
+            (name, p, p if p.dtype == torch.float32 else p.detach().float()) for name, p in model.named_parameters()
+        ]
+        decayed = [master for _, p, master in self._pairs if p.ndim > 1]
+        plain = [master for _, p, master in self._pairs if p.ndim == 1]
+        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        self._adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, fused=True)
+
+    def step(self, lr: float, clip: float) -> float:
+        """Clip to a global norm of `clip`, update, empty the gradients; returns the norm before clipping."""
+        for _, p, master in self._pairs:
+            if p is not master:
+                master.grad = None if p.grad is None else p.grad.float()
+        norm = float(nn.utils.clip_grad_norm_([m for _, _, m in self._pairs], clip))
+        for group in self._adam.param_groups:
+            group["lr"] = lr
+        self._adam.step()
+        with torch.no_grad():
+            for _, p, master in self._pairs:
+                p.grad = None
+                if p is not master:
+                    p.copy_(master)
+                    master.grad = None
+        return norm
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything a resumed run needs, as plain tensors: masters, both moments, step counts."""
+        tensors = {}
+        for name, _, master in self._pairs:
+            tensors[f"master/{name}"] = master.detach()
+            for key, value in self._adam.state[master].items():
+                tensors[f"{key}/{name}"] = value
+        return tensors
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, p, master in self._pairs:
+                master.copy_(tensors[f"master/{name}"])
+                p.copy_(master)
+                keys = ("step", "exp_avg", "exp_avg_sq")
+                self._adam.state[master] = {k: tensors[f"{k}/{name}"].clone() for k in keys}
