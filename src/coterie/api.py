@@ -24,19 +24,17 @@ from coterie.engine.runner import Runner
 from coterie.engine.sampling import TokenLogprob
 from coterie.engine.score import Score, encode_pair, score
 from coterie.engine.trace import RoutingTrace, stack_routings
-from coterie.errors import ContextError, RequestError, TokenizerError, nearest
+from coterie.errors import ContextError, RequestError, TokenizerError
 from coterie.model import Transformer
 from coterie.tokenizer import Tokenizer, load_tokenizer, tokenizer_files
-
-try:  # TEMPORARY until tokenizer/chat.py is there
-    from coterie.tokenizer.chat import CHAT_FORMS, ChatForm, detect_chat_form
-except ImportError:
-    CHAT_FORMS, ChatForm, detect_chat_form = {}, Any, lambda *_: None  # type: ignore
+from coterie.tokenizer.chat import ChatForm, detect_chat_form
+from coterie.tokenizer.chat import chat_form as find_chat_form
+from coterie.tokenizer.messages import read_messages
 
 __all__ = ["Completion", "Delta", "LanguageModel", "RoutingTrace", "Score", "TokenLogprob", "Usage", "load"]
 
 Prompt = str | Sequence[int]
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 
 
 def load(
@@ -52,14 +50,21 @@ def load(
     folder = find_model(source)
     tokenizer = load_tokenizer(folder) if folder.is_dir() and tokenizer_files(folder) else None
     chat_form = None if tokenizer is None else detect_chat_form(folder, tokenizer)
-    return LanguageModel(load_model(folder, dtype=dtype, device=device), tokenizer, chat_form, name=str(source or "demo"))
+    return LanguageModel(
+        load_model(folder, dtype=dtype, device=device), tokenizer, chat_form, name=str(source or "demo")
+    )
 
 
 class LanguageModel:
     """A model, its tokenizer and its chat form, all three handed in; the last two may be None."""
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer | None = None, chat_form: ChatForm | None = None, *, name: str = "model"
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer | None = None,
+        chat_form: ChatForm | None = None,
+        *,
+        name: str = "model",
     ):
         self.model = model
         self.chat_form = chat_form
@@ -114,7 +119,7 @@ class LanguageModel:
         """Continue a prompt: a str gets exactly one BOS, a list of ids is used as given.
 
         `logprobs`: how many alternatives to give beside each token's log-probability. Raises `RequestError`, and
-        `ContextError` where prompt plus `max_tokens` do not fit the context. `docs/generation.md` explains each parameter.
+        `ContextError` where prompt plus `max_tokens` do not fit the context. `docs/generation.md` explains each.
         """
         options = {name: value for name, value in locals().items() if name not in ("self", "prompt")}
         return self.generate_many([prompt], **options)[0]
@@ -150,7 +155,7 @@ class LanguageModel:
         return (delta(event) for event in engine.run(self._checked([request])))
 
     def score(self, context: Prompt, continuations: Sequence[Prompt]) -> list[Score]:
-        """How likely each continuation is after the context, which is read once. An empty str context is the BOS alone."""
+        """How likely each continuation is after the context, which is read once. An empty text is the BOS alone."""
         if isinstance(continuations, str) or not isinstance(continuations, Sequence):
             raise RequestError("continuations is not a list: pass a list of texts or of lists of ids")
         pairs = [self._encode_pair(context, c) for c in continuations]
@@ -182,14 +187,15 @@ class LanguageModel:
         return Request(ids, params, context_ids=ids)
 
     def _chat_request(self, messages: Sequence[Message], name: str | None, params: SamplingParams) -> Request:
-        checked = _check_messages(messages)
-        form = self.chat_form if name is None else _chat_form(name)
+        turns = read_messages(messages)
+        form = self.chat_form if name is None else find_chat_form(name)
         if form is None:
-            return self._request("\n".join(m["content"] for m in checked), params)
-        ids = check_ids(form.encode(checked, self.tokenizer), self.config.vocab_size)
+            return self._request("\n".join(turn.content for turn in turns), params)
+        ids = check_ids(form.encode(turns, self.tokenizer), self.config.vocab_size)
         stop = tuple(dict.fromkeys((*params.stop, *form.stop_strings)))
         stop_ids = tuple(dict.fromkeys((*params.stop_token_ids, *form.stop_ids(self.tokenizer))))
-        return Request(ids, replace(params, stop=stop, stop_token_ids=stop_ids))
+        context = ids if turns[-1].prefix else ()  # an answer begins anew, a continued one keeps its space
+        return Request(ids, replace(params, stop=stop, stop_token_ids=stop_ids), context)
 
     def _complete(self, requests: list[Request], params: SamplingParams) -> list[Completion]:
         engine = Engine(self.model, self._tokenizer)
@@ -219,7 +225,7 @@ class LanguageModel:
             context_ids, ids = encode_pair(self.tokenizer, context and check_text(context, "the context"), continuation)
             return check_ids(context_ids, V, "the context"), check_ids(ids, V, "a continuation")
         if isinstance(context, str) or isinstance(continuation, str):
-            raise RequestError("context and continuations are text and token ids mixed: pass all of them as one of the two")
+            raise RequestError("context and continuations mix text and token ids: pass all of them as one of the two")
         return check_ids(context, V, "the context"), check_ids(continuation, V, "a continuation")
 
     def _n_bytes(self, continuation: Prompt) -> int:
@@ -229,29 +235,10 @@ class LanguageModel:
 
 
 def _are_ids(prompt: object) -> bool:
-    return hasattr(prompt, "tolist") or (isinstance(prompt, Sequence) and not isinstance(prompt, str | bytes | bytearray))
+    return hasattr(prompt, "tolist") or (
+        isinstance(prompt, Sequence) and not isinstance(prompt, str | bytes | bytearray)
+    )
 
 
 def _are_messages(prompt: object) -> bool:
     return isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
-
-
-def _chat_form(name: str) -> ChatForm:
-    if name not in CHAT_FORMS:
-        raise RequestError(f"{name!r} is not a chat form, expected one of {', '.join(CHAT_FORMS)}{nearest(name, CHAT_FORMS)}")
-    return CHAT_FORMS[name]
-
-
-def _check_messages(messages: object) -> list[dict[str, str]]:
-    """Roles and contents as text; the order of roles is the chat form's business."""
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise RequestError("messages is not a list of at least one message, each {'role': ..., 'content': ...}")
-    checked = []
-    for place, m in enumerate(messages):
-        if not isinstance(m, Mapping) or not isinstance(m.get("role"), str) or not isinstance(m.get("content"), str):
-            raise RequestError(f"message {place} is {m!r:.60}, expected {{'role': 'system', 'user' or 'assistant', 'content': text}}")
-        if m["role"] not in ("system", "user", "assistant"):
-            raise RequestError(f"message {place} has the role {m['role']!r}, expected system, user or assistant")
-        content = m["content"] and check_text(m["content"], f"the content of message {place}")
-        checked.append({"role": m["role"], "content": content})
-    return checked

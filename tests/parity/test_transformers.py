@@ -4,7 +4,6 @@ Three things are compared: logits (1e-5), greedy text (200 tokens, identical), a
 chunks of any size (1e-5; the last bits of a matrix product depend on how many rows it has).
 """
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,7 +45,10 @@ def authority(family: str, seed: int = 0) -> Any:
     kind = family.partition("-")[0]
     names = {"mixtral": "Mixtral", "mistral": "Mistral", "llama": "Llama"}
     config = getattr(transformers, names[kind] + "Config")(
-        **SHAPE, **FAMILIES[family], attn_implementation="eager", rope_parameters={"rope_type": "default", "rope_theta": 1e4}
+        **SHAPE,
+        **FAMILIES[family],
+        attn_implementation="eager",
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
     )
     torch.manual_seed(seed)
     model = getattr(transformers, names[kind] + "ForCausalLM")(config).eval()
@@ -122,7 +124,9 @@ def test_greedy_text_of_200_tokens(family: str) -> None:
     theirs = authority(family, seed=1)
     model, ids = ours(theirs, family), random_ids(11, seed=1)
     with torch.inference_mode():
-        text = theirs.generate(torch.tensor([ids]), max_new_tokens=200, do_sample=False, attention_mask=torch.ones(1, 11))
+        text = theirs.generate(
+            torch.tensor([ids]), max_new_tokens=200, do_sample=False, attention_mask=torch.ones(1, 11)
+        )
     assert greedy(model, [ids], 200) == [text[0, 11:].tolist()]
 
 

@@ -32,7 +32,7 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def convert(src: Path, dst: Path, *, to: str, type: str | None = None, progress: Progress | None = None) -> None:
-    """Write the model in folder `src` as the new folder `dst` of format `to`, its numbers as `type` (None: as they are).
+    """Write the model in folder `src` as the new folder `dst` of format `to`, its numbers as `type` (None: as is).
 
     Tokenizer files and generation_config.json are copied. NaN, Inf and numbers too large for float16 are errors that
     name the tensor. `dst` must not exist; it appears whole or not at all. `progress(done, total)` counts bytes read.

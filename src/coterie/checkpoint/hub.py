@@ -1,9 +1,6 @@
-"""Finding a model on this machine, and fetching one from the Hugging Face hub without ever fetching a pickle.
+"""Finding a model on this machine: the one that ships, a folder, or a repository in the Hugging Face cache.
 
-Files go to the Hugging Face cache, so other programs share them. Surprising: a repository of Mistral's holds the
-weights twice (`consolidated*.safetensors` and `model-*.safetensors`); only the second are fetched. huggingface-hub
-resumes a broken transfer but checks lengths only; the sha256 of every large file is checked here after the download.
-huggingface-hub is imported inside the functions that need it.
+Nothing is downloaded here (`download.py` does that) and huggingface-hub is imported only to ask where its cache is.
 """
 
 import re
@@ -11,7 +8,7 @@ from pathlib import Path
 
 from coterie.errors import CheckpointError, DownloadError
 
-__all__ = ["DEMO", "cached_snapshot", "check_repository_name", "find_model"]
+__all__ = ["DEMO", "cache_folder", "cached_snapshot", "check_repository_name", "find_model"]
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
@@ -37,7 +34,7 @@ def find_model(source: str | Path | None = None) -> Path:
     if path.exists():
         return path
     name, _, file = text.partition(":")
-    if not isinstance(source, str) or not _is_repository_name(name) or (file and "/" in file):
+    if not isinstance(source, str) or not _is_repository_name(name) or ".." in file:
         raise CheckpointError(
             f"{text}: there is no such folder or file; a model is a folder, org/name in the Hugging Face cache, or demo"
         )
@@ -55,9 +52,7 @@ def find_model(source: str | Path | None = None) -> Path:
 
 def cached_snapshot(name: str, revision: str = "main") -> Path | None:
     """The snapshot folder of `org/name` in the Hugging Face cache, or None; the newest where the revision is absent."""
-    from huggingface_hub import constants
-
-    folder = Path(constants.HF_HUB_CACHE).expanduser() / f"models--{name.replace('/', '--')}"
+    folder = cache_folder(name)
     try:
         commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
@@ -69,6 +64,13 @@ def cached_snapshot(name: str, revision: str = "main") -> Path | None:
         return max((p for p in snapshots.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime, default=None)
     except OSError:
         return None
+
+
+def cache_folder(name: str) -> Path:
+    """Where the Hugging Face cache keeps `org/name`, there or not."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser() / f"models--{name.replace('/', '--')}"
 
 
 def check_repository_name(name: str) -> str:

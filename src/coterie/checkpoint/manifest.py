@@ -23,7 +23,7 @@ def read_manifest(folder: Path) -> dict[str, str]:
     path = folder / MANIFEST
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} has no {MANIFEST}, so nothing says what its files should be; get the one published with the model, "
+            f"{folder} has no {MANIFEST}, so nothing says what its files should be; get the one published with it, "
             f"or make one of what is there now: coterie verify {folder} --write"
         )
     try:

@@ -1,7 +1,7 @@
 """`coterie generate`: continue a text.
 
-stdout gets the continuation and nothing else, as it comes; the line with counts and speed goes to stderr. `--routing` and
-`--svg` show the prompt too, since its tokens went to experts as well.
+stdout gets the continuation and nothing else, as it comes; the line with counts and speed goes to stderr. `--routing`
+and `--svg` show the prompt too, since its tokens went to experts as well.
 """
 
 import sys
@@ -15,7 +15,7 @@ import click
 
 from coterie.cli.output import is_terminal, note, print_json
 from coterie.cli.routed_stream import RoutedStream, choose_layer, routed_prompt
-from coterie.cli.routing_view import RoutedToken, coloured, legend, svg, table
+from coterie.cli.routing_view import coloured, console, legend, svg, table
 from coterie.cli.sampling_options import parse_setting, speed
 from coterie.errors import RequestError
 
@@ -29,20 +29,32 @@ _MIDDLE = "middle"
 
 @click.command("generate")
 @click.argument("prompt", required=False)
-@click.option("-m", "--model", default="demo", metavar="MODEL", help="A folder, org/name in the cache, or demo (the default).")
-@click.option("-f", "--file", type=click.Path(path_type=Path), help="Read the prompt from a file; without one and without PROMPT, stdin.")
+@click.option("-m", "--model", default="demo", metavar="MODEL", help="A folder, org/name in the cache; else demo.")
+@click.option("-f", "--file", type=click.Path(path_type=Path), help="Read the prompt from a file (else from stdin).")
 @click.option("--max-tokens", type=int, metavar="N", help="Most new tokens (default 256).")
 @click.option("-t", "--temperature", type=float, metavar="T", help="0, the default, always takes the likeliest token.")
 @click.option("--seed", type=int, metavar="S", help="The same seed, the same text.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times.")
 @click.option("-n", type=int, metavar="N", help="So many samples.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any other parameter: top_p, top_k, min_p, logit_bias ...")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document: text, tokens, log-probabilities, routing, usage.")
-@click.option("--routing", is_flag=False, flag_value=_MIDDLE, metavar="[LAYER]", help="Colour each token by its first expert of a layer (default: the middle one); a table where stdout is no terminal.")
-@click.option("--svg", "svg_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the coloured text as a picture.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any other parameter: top_p, top_k ...")
+@click.option("--json", "as_json", is_flag=True, help="One document: text, tokens, log-probabilities, routing.")
+@click.option(
+    "--routing",
+    is_flag=False,
+    flag_value=_MIDDLE,
+    metavar="[LAYER]",
+    help="Colour each token by its first expert of a layer (default: the middle one); in a pipe, print a table.",
+)
+@click.option("--svg", "svg_file", type=click.Path(path_type=Path), help="Write the coloured text as a picture.")
 def command(
-    prompt: str | None, model: str, file: Path | None, settings: tuple[str, ...], as_json: bool,
-    routing: str | None, svg_file: Path | None, **flags: Any,
+    prompt: str | None,
+    model: str,
+    file: Path | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+    routing: str | None,
+    svg_file: Path | None,
+    **flags: Any,
 ) -> None:
     """Continue PROMPT (or a file, or stdin) and print what comes.
 
@@ -79,7 +91,7 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as e:
-        raise RequestError(f"{where} is not UTF-8: byte {e.start} is 0x{data[e.start]:02x}; convert it to UTF-8 first") from None
+        raise RequestError(f"{where} is not UTF-8: byte {e.start} is 0x{data[e.start]:02x}; convert it first") from None
     return text.removesuffix("\n").removesuffix("\r")
 
 
@@ -100,28 +112,26 @@ def _print_text(lm: "LanguageModel", text: str, options: dict[str, Any]) -> None
 def _show_routing(
     lm: "LanguageModel", text: str, options: dict[str, Any], routing: str | None, svg_file: Path | None
 ) -> None:
-    """The whole text, coloured on a terminal, as a table elsewhere; with --svg alone the plain text, and the picture."""
-    from rich.console import Console
-
+    """The whole text, coloured on a terminal, as a table elsewhere; with --svg alone the plain continuation."""
     layer = choose_layer(lm, None if routing in (None, _MIDDLE) else routing)
     n_experts = lm.config.num_local_experts or 0
-    console = Console(highlight=False, soft_wrap=True)
-    is_coloured, is_table = routing is not None and console.is_terminal, routing is not None and not console.is_terminal
+    screen = console()
+    is_coloured, is_table = routing is not None and screen.is_terminal, routing is not None and not screen.is_terminal
     deltas = lm.stream(text, **options, routing=True)  # checks before anything is printed
     ids = lm.encode(text)
     shown = routed_prompt(lm, ids, layer)
     if is_coloured:
-        console.print(*map(coloured, shown), sep="", end="")
+        screen.print(*map(coloured, shown), sep="", end="")
     stream, clock = RoutedStream(lm, layer, ids), _Clock(len(ids))
     for delta in clock.timed(deltas):
         tokens = stream.push(delta)
         shown += tokens
         if is_coloured:
-            console.print(*map(coloured, tokens), sep="", end="")
+            screen.print(*map(coloured, tokens), sep="", end="")
         elif not is_table:
             print(delta.text, end="", flush=True)
     if is_coloured:
-        console.print("\n", legend(n_experts, layer), sep="\n")
+        screen.print("\n", legend(n_experts, layer), sep="\n")
     print(table(shown) if is_table else "", end="" if is_table else "\n")
     if svg_file is not None:
         svg_file.write_text(svg(shown, n_experts, layer), encoding="utf-8")
@@ -164,7 +174,11 @@ def _sample(lm: "LanguageModel", c: "Completion", prompt_ids: Sequence[int]) -> 
     assert c.routing is not None
     usage = {**asdict(c.usage), "total_tokens": c.usage.total_tokens}
     return {
-        "text": c.text, "finish_reason": c.finish_reason, "tokens": tokens, "routing": c.routing.to_json(), "usage": usage
+        "text": c.text,
+        "finish_reason": c.finish_reason,
+        "tokens": tokens,
+        "routing": c.routing.to_json(),
+        "usage": usage,
     }
 
 

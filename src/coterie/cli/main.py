@@ -152,6 +152,9 @@ def _explain(error: Exception, debug: bool) -> int:
         first = next(iter(str(error).splitlines()), "")
         _say(f"out of memory{': ' + first if first else ''}; use a smaller model, context or batch")
         return 2
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != "coterie":
+        _say(f"the Python package {error.name} is not installed; install it with: pip install {error.name}")
+        return 2
     if isinstance(error, OSError) and error.errno in _THEIRS:
         where = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         _say(f"{where + ': ' if where else ''}{error.strerror}")

@@ -1,6 +1,6 @@
 """Text coloured by the expert that read each token: on a terminal, as a plain table, as an SVG picture.
 
-The colours are Okabe and Ito's, which colour-blind people can tell apart (jfly.uni-koeln.de/color), with grey for black.
+The colours are Okabe and Ito's, which colour-blind people can tell apart (jfly.uni-koeln.de/color), grey for black.
 There are eight; from expert 8 on they come again, underlined, then bold, then italic. Nothing but the colours tells
 experts apart in the text, so a legend goes with it.
 """
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.text import Text
 
-__all__ = ["PALETTE", "RoutedToken", "coloured", "legend", "svg", "table"]
+__all__ = ["PALETTE", "RoutedToken", "coloured", "console", "legend", "svg", "table"]
 
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#BBBBBB")
 _MARKS = ("", "underline", "bold", "italic")
@@ -32,6 +33,16 @@ class RoutedToken:
     @property
     def first(self) -> int | None:
         return self.experts[0] if self.experts and self.experts[0] >= 0 else None
+
+
+def console() -> "Console":
+    """stdout for coloured text, NO_COLOR and FORCE_COLOR obeyed. At least 256 colours: of 16 some would be alike."""
+    from rich.console import Console
+
+    plain = Console(highlight=False, soft_wrap=True)
+    if plain.color_system != "standard":
+        return plain
+    return Console(highlight=False, soft_wrap=True, color_system="256")
 
 
 def coloured(token: RoutedToken) -> "Text":
@@ -69,13 +80,14 @@ def svg(tokens: Sequence[RoutedToken], n_experts: int, layer: int) -> str:
     rows = _rows(tokens)
     parts = [_row(row, _MARGIN + i * _LINE) for i, row in enumerate(rows)]
     top = _MARGIN + len(rows) * _LINE + _LINE // 2
-    numbers = [(" layer %d, first expert: " % layer, None), *((f" {e} ", e) for e in range(n_experts))]
+    numbers = [(f"layer {layer}, first expert: ", None), *((f" {e} ", e) for e in range(n_experts))]
     keys = _wrapped(numbers)
     parts += [_row(row, top + i * _LINE) for i, row in enumerate(keys)]
     width, height = 2 * _MARGIN + _COLUMNS * _CELL, top + len(keys) * _LINE + _MARGIN
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" '
-        f'viewBox="0 0 {width:.0f} {height}" font-family="ui-monospace, Menlo, Consolas, monospace" font-size="{_FONT}">\n'
+        f'viewBox="0 0 {width:.0f} {height}" font-family="ui-monospace, Menlo, Consolas, monospace" '
+        f'font-size="{_FONT}">\n'
         f'<rect width="100%" height="100%" fill="#ffffff"/>\n{"".join(parts)}</svg>\n'
     )
 

@@ -33,7 +33,9 @@ _SMALLEST = 64  # places; capacity doubles from here
 class WholeText:
     """B texts of S tokens each, attended to at once; nothing is kept. With a window, through a banded mask."""
 
-    def __init__(self, n_sequences: int, n_positions: int, window: int | None = None, device: torch.device | str = "cpu"):
+    def __init__(
+        self, n_sequences: int, n_positions: int, window: int | None = None, device: torch.device | str = "cpu"
+    ):
         self._shape = (n_sequences, n_positions)
         self._mask_1SS: Tensor | None = None
         if window is not None and window < n_positions:
@@ -41,7 +43,7 @@ class WholeText:
             self._mask_1SS = _visible(positions_S, positions_S, window)
 
     def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> list[Segment]:
-        k, v = k_TGP.unflatten(0, self._shape), v_TGP.unflatten(0, self._shape)
+        k, v = (x.view(*self._shape, *x.shape[1:]) for x in (k_TGP, v_TGP))
         if self._mask_1SS is None:
             return [Segment(0, len(k_TGP), k, v, None, True)]
         return [Segment(0, len(k_TGP), k, v, self._mask_1SS, False)]
@@ -77,7 +79,6 @@ class SlotCache:
         self.k = self._grown(self.k, n_slots, n_places)
         self.v = self._grown(self.v, n_slots, n_places)
 
-    @torch.inference_mode()
     def _grown(self, stores: list[Tensor], n_slots: int, n_places: int) -> list[Tensor]:
         c = self._config
         grown = []
@@ -199,13 +200,22 @@ class Prefill:
         keys = torch.arange(oldest, first + n, device=cache.device)
         kept = min(n, W)
         return _Chunk(
-            slot, row, row + n, first, cache.places(oldest, first), _visible(queries, keys, W), kept,
+            slot,
+            row,
+            row + n,
+            first,
+            cache.places(oldest, first),
+            _visible(queries, keys, W),
+            kept,
             cache.places(first + n - kept, first + n),
         )
 
     def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> list[Segment]:
         k, v = self._cache.k[layer], self._cache.v[layer]
-        return [self._extend(c, k[c.slot], v[c.slot], k_TGP[c.start : c.stop], v_TGP[c.start : c.stop]) for c in self._chunks]
+        return [
+            self._extend(c, k[c.slot], v[c.slot], k_TGP[c.start : c.stop], v_TGP[c.start : c.stop])
+            for c in self._chunks
+        ]
 
     def _extend(self, c: _Chunk, k_CGP: Tensor, v_CGP: Tensor, k_SGP: Tensor, v_SGP: Tensor) -> Segment:
         n = c.stop - c.start

@@ -7,7 +7,8 @@ share the reading of its prompt. A step's events come in no order between sequen
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence as Items
+from collections.abc import Iterator
+from collections.abc import Sequence as Items
 
 import torch
 from torch import Tensor
@@ -26,7 +27,9 @@ __all__ = ["Engine"]
 class Engine:
     """`add` requests, then `step` until `is_idle`; or `run` a list of them."""
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer | None = None, *, max_live: int = 32, chunk: int = CHUNK):
+    def __init__(
+        self, model: Transformer, tokenizer: Tokenizer | None = None, *, max_live: int = 32, chunk: int = CHUNK
+    ):
         self.runner = Runner(model)
         self._tokenizer = tokenizer
         self._max_live, self._chunk = max_live, chunk
@@ -85,7 +88,8 @@ class Engine:
 
     def _unread(self) -> list[tuple[Sequence, Items[int]]]:
         """The next prompt tokens, at most `chunk` of them, of the sequences that come first."""
-        room, work = self._chunk, []
+        room = self._chunk
+        work: list[tuple[Sequence, Items[int]]] = []
         for s in self._live:
             if room and not s.is_prompt_read:
                 part = s.request.prompt_ids[s.n_read : s.n_read + room]

@@ -45,7 +45,11 @@ class SamplingParams:
     def __post_init__(self) -> None:
         self._check_numbers()
         _set(self, "stop", _strings("stop", self.stop))
-        _set(self, "stop_token_ids", tuple(_id("stop_token_ids", i) for i in _list("stop_token_ids", self.stop_token_ids)))
+        _set(
+            self,
+            "stop_token_ids",
+            tuple(_id("stop_token_ids", i) for i in _list("stop_token_ids", self.stop_token_ids)),
+        )
         _set(self, "logit_bias", _bias(self.logit_bias))
         _need(type(self.routing) is bool, "routing", self.routing, "true or false")
 
@@ -95,9 +99,7 @@ class SamplingParams:
 
     @property
     def changes_logits(self) -> bool:
-        return bool(
-            self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty or self.logit_bias
-        )
+        return bool(self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty or self.logit_bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +123,12 @@ def check_text(text: object, what: str = "the prompt") -> str:
     try:
         text.encode()
     except UnicodeEncodeError as e:
-        raise RequestError(f"{what} is not valid UTF-8 at character {e.start}: read the file with its own encoding") from None
+        raise RequestError(f"{what} is not valid UTF-8 at character {e.start}: convert it first") from None
     return text
 
 
 def check_ids(ids: object, vocab_size: int, what: str = "the prompt") -> tuple[int, ...]:
-    """A non-empty sequence of ids of the vocabulary, else `RequestError`. Tensors and arrays of one dimension are taken."""
+    """A non-empty sequence of ids of the vocabulary, else `RequestError`. A tensor of one dimension will do."""
     values = ids.tolist() if hasattr(ids, "tolist") else ids
     if not isinstance(values, Sequence) or isinstance(values, str | bytes | bytearray):
         raise RequestError(f"{what} is {_show(ids)}, expected text or a list of token ids")
@@ -205,7 +207,9 @@ def _bias(value: object) -> dict[int, float] | None:
     for key, v in value.items():
         i = _id("logit_bias", key)
         _number(
-            f"logit_bias of token {i}", v, f"between -{_LARGEST_BIAS:.0f} and {_LARGEST_BIAS:.0f}",
+            f"logit_bias of token {i}",
+            v,
+            f"between -{_LARGEST_BIAS:.0f} and {_LARGEST_BIAS:.0f}",
             lambda x: abs(x) <= _LARGEST_BIAS,
         )
         bias[i] = float(v)

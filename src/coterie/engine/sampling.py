@@ -18,7 +18,7 @@ from torch import Tensor
 from coterie.engine.request import SamplingParams
 from coterie.errors import CheckpointError
 
-__all__ = ["TokenLogprob", "Draw", "choose", "choose_greedy", "uniform"]
+__all__ = ["Draw", "TokenLogprob", "choose", "choose_greedy", "uniform"]
 
 
 @dataclass(frozen=True, slots=True)

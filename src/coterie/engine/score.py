@@ -41,7 +41,9 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
 
 
 @torch.inference_mode()
-def score(runner: Runner, context_ids: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[tuple[float, bool]]:
+def score(
+    runner: Runner, context_ids: Sequence[int], continuations: Sequence[Sequence[int]]
+) -> list[tuple[float, bool]]:
     """(log-probability, is greedy) of each non-empty continuation of a non-empty context. Uses the slots from 0 on."""
     runner.cache.clear(0)
     *_, last = runner.feed_all(0, context_ids)
@@ -61,7 +63,7 @@ def _score_group(runner: Runner, first_1V: Tensor, group: list[Sequence[int]]) -
         return [_judge(torch.cat([first_1V, *pieces]), group[0])]
     work = [(slot, ids[:-1]) for slot, ids in enumerate(group, 1) if len(ids) > 1]
     rest_TV = runner.logits(runner.feed(work).hidden_TD) if work else first_1V[:0]
-    parts = rest_TV.split([len(ids) - 1 for ids in group])
+    parts = torch.split(rest_TV, [len(ids) - 1 for ids in group])
     return [_judge(torch.cat([first_1V, part]), ids) for part, ids in zip(parts, group, strict=True)]
 
 

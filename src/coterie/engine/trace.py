@@ -14,7 +14,7 @@ __all__ = ["RoutingTrace", "stack_routings"]
 
 @dataclass(frozen=True, slots=True)
 class RoutingTrace:
-    """`experts` int32 [T, L, K], best first, -1 an unused slot; `weights` float32 [T, L, K]. Dense models have L = 0."""
+    """`experts` int32 [T, L, K], best first, -1 an unused slot; `weights` float32 [T, L, K]. Dense: L = 0."""
 
     token_ids: tuple[int, ...]
     experts: Tensor

@@ -40,17 +40,21 @@ def chat_form(name: str) -> ChatForm:
 def detect_chat_form(folder: Path, tokenizer: Tokenizer) -> ChatForm | None:
     """The form of the model in `folder`, or None where nothing proves one (then the user has to name it)."""
     template = chat_template(folder) if folder.is_dir() else None
-    name = form_of_template(template) if template is not None else None
-    name = name or _form_of_tokens(tokenizer)
+    name = None if template is None else form_of_template(template)
+    name = name or _form_of_tokens(tokenizer, template)
     return None if name is None else CHAT_FORMS[name]
 
 
-def _form_of_tokens(tokenizer: Tokenizer) -> str | None:
-    """The form whose marks are control tokens of the tokenizer. ChatML first: its marks are added to Mistral's own."""
-    if tokenizer.control_id("<|im_start|>") is not None and tokenizer.control_id("<|im_end|>") is not None:
-        return "chatml"
-    if tokenizer.control_id("<|user|>") is not None and tokenizer.control_id("<|assistant|>") is not None:
-        return "zephyr"
+def _form_of_tokens(tokenizer: Tokenizer, template: str | None) -> str | None:
+    """The form whose marks are control tokens, ChatML first as its marks are added to Mistral's own.
+
+    An unknown template without the marks is proof against the form: the tokens came with the base model.
+    """
     version = mistral_version(tokenizer)
-    name = f"mistral-{version}-tekken" if tokenizer.kind == "tekken" else f"mistral-{version}"
-    return name if version != "v1" and name in CHAT_FORMS else None
+    mistral = f"mistral-{version}-tekken" if tokenizer.kind == "tekken" else f"mistral-{version}"
+    marks = {"chatml": ("<|im_start|>", "<|im_end|>"), "zephyr": ("<|user|>", "<|assistant|>"), mistral: ("[INST]",)}
+    for name, needed in marks.items():
+        known = all(tokenizer.control_id(mark) is not None for mark in needed)
+        if known and name in CHAT_FORMS and (template is None or needed[0] in template):
+            return name
+    return None

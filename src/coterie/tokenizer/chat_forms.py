@@ -108,9 +108,9 @@ class ChatML(ChatForm):
     stop_strings = ("<|im_end|>",)
 
     def stop_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
-        """`<|im_end|>` and the end of the text."""
-        end = tokenizer.control_id("<|im_end|>")
-        return tuple(dict.fromkeys([*([] if end is None else [end]), *super().stop_ids(tokenizer)]))
+        """`<|im_end|>`, and the end of the text by either name."""
+        ends = [tokenizer.control_id("<|im_end|>"), *super().stop_ids(tokenizer), tokenizer.control_id("</s>")]
+        return tuple(dict.fromkeys(i for i in ends if i is not None))
 
     def _encode(self, turns: list[Message], tokenizer: Tokenizer) -> list[int]:
         start, end = _mark(tokenizer, "<|im_start|>"), _mark(tokenizer, "<|im_end|>")

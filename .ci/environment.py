@@ -1,0 +1,150 @@
+"""Make `.venv` ready for `make demo` ("run") or `make test` ("dev"); standard library only, Python 3.11 or later.
+
+A torch that this Python already has is used, not downloaded again: its site-packages are lent to `.venv` through a
+.pth file, which also works where this Python lives in a virtual environment (`--system-site-packages` would lend those
+of the Python below it). What is to be downloaded is said first. A stamp makes the second run immediate.
+"""
+
+import hashlib
+import re
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+MEGABYTES = {  # of wheels, with what they draw in that nothing else does; Linux, x86-64
+    "torch": 200,
+    "numpy": 17,
+    "transformers": 15,
+    "mypy": 14,
+    "ruff": 12,
+    "mistral-common": 16,
+    "huggingface-hub": 8,
+}
+
+
+def main(kind: str) -> int:
+    requirements, stamp_text = read_requirements(kind)
+    stamp = VENV / f"ready-{kind}"
+    if PYTHON.exists() and stamp.exists() and stamp.read_text() == stamp_text:
+        return 0
+    lent = lent_folders()
+    found = {**installed(lent), **installed(own_folders())}
+    missing = [name for name, least in requirements.items() if not at_least(found.get(name), least)]
+    announce(missing, found.get("torch"), is_lent=bool(lent))
+    if not PYTHON.exists():
+        create()
+    (own_folders()[0] / "lent.pth").write_text("".join(f"{folder}\n" for folder in lent))
+    if missing:
+        pip_install(kind, requirements, missing)
+    if not install_ourselves():
+        return 1
+    stamp.write_text(stamp_text)
+    return 0
+
+
+def read_requirements(kind: str) -> tuple[dict[str, str], str]:
+    """Least versions by normalized name, and a text that changes when anything here does."""
+    source, pins = (ROOT / "pyproject.toml").read_text("utf-8"), (ROOT / "constraints.txt").read_text("utf-8")
+    project = tomllib.loads(source)["project"]
+    lines = project["dependencies"] + (project["optional-dependencies"]["dev"] if kind == "dev" else [])
+    pairs = (line.partition(">=")[::2] for line in lines)
+    requirements = {normal(name): least for name, least in pairs}
+    state = "\0".join([source, pins, sys.executable, sys.version, Path(__file__).read_text("utf-8")])
+    return requirements, hashlib.sha256(state.encode()).hexdigest()
+
+
+def lent_folders() -> list[str]:
+    """The site-packages of this Python, if it has a torch recent enough; else none."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    least = next(d for d in project["dependencies"] if d.startswith("torch>=")).partition(">=")[2]
+    folders = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
+    return folders if at_least(installed(folders).get("torch"), least) else []
+
+
+def own_folders() -> list[Path]:
+    paths = sysconfig.get_paths("venv", vars={"base": str(VENV), "platbase": str(VENV)})
+    return [Path(p) for p in dict.fromkeys([paths["purelib"], paths["platlib"]])]
+
+
+def installed(folders: list) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for dist in metadata.distributions(path=[str(f) for f in folders]):
+        if dist.metadata["Name"]:
+            found.setdefault(normal(dist.metadata["Name"]), dist.version)
+    return found
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def at_least(version: str | None, least: str) -> bool:
+    if version is None:
+        return False
+    have, need = ([int(n) for n in re.findall(r"\d+", v.partition("+")[0])[:3]] for v in (version, least))
+    return have + [0] * (3 - len(have)) >= need + [0] * (3 - len(need))
+
+
+def announce(missing: list[str], torch: str | None, *, is_lent: bool) -> None:
+    if is_lent and "torch" not in missing:
+        say(f"torch {torch} is already there ({sys.executable}) and will be used")
+    if not missing:
+        say("nothing has to be downloaded")
+        return
+    size = sum(MEGABYTES.get(name, 3) for name in missing)
+    say(f"setting up {VENV}: about {size} MB will be downloaded with pip ({', '.join(missing)})")
+    if "torch" in missing and sys.platform == "linux":
+        say("torch from PyPI comes with CUDA and is about 3 GB; the README says how to have the CPU build, 200 MB")
+
+
+def create() -> None:
+    say(f"making {VENV} with Python {sys.version.split()[0]}")
+    try:
+        venv.EnvBuilder(with_pip=True, clear=True, symlinks=sys.platform != "win32").create(VENV)
+    except subprocess.CalledProcessError:
+        sys.exit("make: this Python has no ensurepip (Debian, Ubuntu: apt install python3-venv); then run this again")
+
+
+def pip_install(kind: str, requirements: dict[str, str], missing: list[str]) -> None:
+    """Install what is missing, at the versions of constraints.txt; what is lent keeps the version it has."""
+    pins = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    kept = [pin for pin in pins if normal(pin.partition("==")[0]) in missing]
+    constraints = VENV / "constraints.txt"
+    constraints.write_text("\n".join(kept) + "\n")
+    wanted = [f"{name}>={requirements[name]}" for name in missing]
+    if pip("-c", str(constraints), *wanted) != 0:
+        sys.exit(f"make: pip could not install {', '.join(missing)}; its message is above (is there a network?)")
+
+
+def install_ourselves() -> bool:
+    """An editable coterie with its command; without a network, where pip cannot fetch the build tool, by hand."""
+    if (VENV / "bin/coterie").exists() and "coterie" in installed(own_folders()):
+        return True
+    if pip("--no-deps", "--editable", str(ROOT), is_quiet=True) == 0:
+        return True
+    say("pip cannot build (no network?): linking src/ instead")
+    (own_folders()[0] / "coterie-src.pth").write_text(f"{ROOT / 'src'}\n")
+    script = VENV / "bin/coterie"
+    script.write_text(f"#!{PYTHON}\nimport sys\nfrom coterie.cli.main import main\nsys.exit(main())\n")
+    script.chmod(0o755)
+    return True
+
+
+def pip(*arguments: str, is_quiet: bool = False) -> int:
+    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+    return subprocess.run(command, stderr=subprocess.DEVNULL if is_quiet else None).returncode
+
+
+def say(sentence: str) -> None:
+    print(f"make: {sentence}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,120 @@
+import subprocess
+
+import pytest
+import torch
+
+from coterie.checkpoint.verify import verify, write_manifest
+from coterie.errors import CheckpointError
+
+
+@pytest.fixture
+def folder(tiny):
+    folder = tiny.huggingface(n_files=2)
+    (folder / "tokenizer.model").write_bytes(b"pieces")
+    return folder
+
+
+def test_without_a_manifest_it_fails_and_says_how_to_make_one(folder):
+    with pytest.raises(CheckpointError, match=f"no SHA256SUMS.*coterie verify {folder} --write"):
+        verify(folder)
+
+
+def test_a_sound_folder_is_sound(folder):
+    written = write_manifest(folder)
+    report = verify(folder)
+    assert report.problems == [] and report == written
+    assert (report.n_files, report.n_tensors) == (5, 41)
+    report.require_ok(folder)
+
+
+def test_sha256sum_reads_what_is_written(folder):
+    write_manifest(folder)
+    run = subprocess.run(["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_manifest_of_sha256sum_is_read(folder):
+    names = sorted(p.name for p in folder.iterdir())
+    sums = subprocess.run(["sha256sum", "-b", *names], cwd=folder, capture_output=True, text=True, check=True).stdout
+    (folder / "SHA256SUMS").write_text(sums)
+    assert verify(folder).problems == []
+
+
+def test_one_changed_bit_a_lost_file_and_a_new_one_are_named(folder):
+    write_manifest(folder)
+    path = folder / "model-00002-of-00002.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    (folder / "tokenizer.model").unlink()
+    (folder / "notes.txt").write_text("x")
+    report = verify(folder)
+    assert (report.changed, report.missing, report.unlisted) == ([path.name], ["tokenizer.model"], ["notes.txt"])
+    with pytest.raises(CheckpointError, match=r"differ from the manifest: model-00002.*are missing: tokenizer\.model"):
+        report.require_ok(folder)
+
+
+def test_only_files_that_a_model_reads_must_be_listed(folder):
+    write_manifest(folder)
+    (folder / "notes.txt").write_text("x")
+    assert verify(folder).problems == []
+    (folder / "tokenizer.json").write_text("{}")
+    assert "not in the manifest: tokenizer.json" in verify(folder).problems[0]
+
+
+def damage(named):
+    named["model.layers.1.self_attn.v_proj.weight"][2, 2] = float("nan")
+    named["lm_head.weight"][0, 0] = float("inf")
+
+
+def test_damaged_weights_are_found_whatever_the_manifest_says(make_tiny):
+    folder = make_tiny(torch.bfloat16).huggingface(edit=damage)
+    with pytest.raises(CheckpointError, match=r"v_proj\.weight' contains 1 NaN"):
+        write_manifest(folder)
+    assert not (folder / "SHA256SUMS").exists()
+    sums = subprocess.run("sha256sum * > SHA256SUMS", shell=True, cwd=folder, check=True)
+    assert sums.returncode == 0
+    report = verify(folder)
+    assert report.changed == [] and len(report.damaged) == 2
+
+
+def test_a_truncated_file_is_both_changed_and_damaged(folder):
+    write_manifest(folder)
+    path = folder / "model-00001-of-00002.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+    report = verify(folder)
+    assert report.changed == [path.name]
+    assert "range within" in report.damaged[0] or "describes" in report.damaged[0]
+
+
+def test_a_model_that_does_not_fit_its_configuration_is_not_sound(folder):
+    (folder / "model.safetensors.index.json").unlink()
+    (folder / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="missing"):
+        write_manifest(folder)
+
+
+def test_a_manifest_is_replaced_when_asked(folder):
+    write_manifest(folder)
+    (folder / "notes.txt").write_text("x")
+    write_manifest(folder)
+    assert verify(folder).unlisted == []
+
+
+def test_progress_reaches_the_end_and_ctrl_c_stops(folder):
+    seen = []
+    write_manifest(folder, progress=lambda *x: seen.append(x))
+    assert seen[-1][0] == seen[-1][1] > 0
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        verify(folder, progress=interrupt)
+
+
+def test_what_is_no_folder_and_an_empty_one(tmp_path):
+    with pytest.raises(CheckpointError, match="not a folder"):
+        verify(tmp_path / "absent")
+    with pytest.raises(CheckpointError, match="no file"):
+        write_manifest(tmp_path)

@@ -1,0 +1,87 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from coterie.checkpoint.load import load_model
+from coterie.tokenizer.load import load_tokenizer
+
+RECIPE = """
+[model]
+hidden_size = 16
+intermediate_size = 16
+num_hidden_layers = 2
+num_attention_heads = 2
+num_key_value_heads = 1
+num_local_experts = 4
+max_position_embeddings = 64
+[data]
+files = ["$TEXT/a.txt"]
+valid = ["$TEXT/a.txt"]
+tokenizer = { vocab_size = 512 }
+[train]
+steps = 8
+batch = 4
+sequence = 32
+[run]
+out = "$TEXT/run"
+save_every = 2
+eval_every = 4
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    words = [a + b + c for a in "bdfglmnprst" for b in "aeiou" for c in ("n", "ra", "lo", "s", "t", "mi")]
+    text = "\n".join(f"{w} {words[-i]} {words[i // 3]} saw {w}{words[i // 2]} at {i}." for i, w in enumerate(words)) * 8
+    (tmp_path / "a.txt").write_text(text)
+    (tmp_path / "r.toml").write_text(RECIPE)
+    monkeypatch.setenv("TEXT", str(tmp_path))
+    return tmp_path / "r.toml"
+
+
+def train(recipe: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "coterie", "train", str(recipe), *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_recipe_to_a_folder_that_loads(recipe: Path) -> None:
+    done = train(recipe, "--steps", "3")
+    assert done.returncode == 0, done.stderr
+    assert "stopped at step 3 of 8" in done.stderr
+    done = train(recipe, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "resuming at step 3" in done.stderr
+    scores = json.loads(done.stdout)
+    assert 0 < scores["a.txt"]["bits_per_byte"] < 9 and len(scores["a.txt"]["shares"]) == 2
+    folder = recipe.parent / "run" / "model"
+    model = load_model(folder)
+    assert model.config.num_local_experts == 4 and load_tokenizer(folder).vocab_size == 512
+    assert len((recipe.parent / "run" / "log.jsonl").read_text().splitlines()) == 8
+
+
+def test_killed_run_goes_on_from_its_last_state(recipe: Path) -> None:
+    text = recipe.read_text().replace("steps = 8", "steps = 100000")
+    recipe.write_text(text)
+    command = [sys.executable, "-m", "coterie", "train", str(recipe)]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ)
+    state = recipe.parent / "run" / "state.safetensors"
+    deadline = time.monotonic() + 90
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    again = train(recipe, "--steps", "1")
+    assert again.returncode == 0 and "resuming at step" in again.stderr
+
+
+def test_unset_data_folder_is_one_sentence(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEXT")
+    done = train(recipe)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == ["coterie: $TEXT/run names an environment variable that is not set"]

@@ -1,0 +1,100 @@
+"""Small models and tokenizers that every test may ask for. Nothing here is downloaded or read from the training text."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from coterie.config import ModelConfig
+from coterie.model import Transformer
+
+TEXT = (
+    "Il était une fois un roi qui avait trois filles. The king had three daughters, and a café by the sea. "
+    "Es war einmal ein König, der hatte drei Töchter. C'era una volta un re. Había una vez un rey. "
+    "def king(n):\n    return [n, n + 1]\n"
+)
+
+
+class ByteTokenizer:
+    """A fake: id 3 + b for each byte b of UTF-8; 0 unknown, 1 BOS, 2 EOS. Whatever the context, a byte is a byte."""
+
+    kind, vocab_size, bos_id, eos_id = "bytes", 259, 1, 2
+
+    def encode(self, text: str, *, bos: bool = False) -> list[int]:
+        return [1] * bos + [3 + b for b in text.encode()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(i - 3 for i in ids if 3 <= i < 259).decode("utf-8", errors="replace")
+
+    def piece(self, token_id: int) -> str:
+        return f"<0x{token_id - 3:02X}>" if token_id >= 3 else ("<unk>", "<s>", "</s>")[token_id]
+
+    def control_id(self, text: str) -> int | None:
+        return {"<s>": 1, "</s>": 2}.get(text)
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> ByteTokenizer:
+    return ByteTokenizer()
+
+
+def random_model(seed: int = 0, **fields: object) -> Transformer:
+    """A random float32 model of the ByteTokenizer's size; weights are large enough for attention and routing to matter."""
+    shape = dict(
+        vocab_size=259,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        max_position_embeddings=256,
+        torch_dtype="float32",
+    )
+    model = Transformer(ModelConfig(**{**shape, **fields}), torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, mean=1.0 if p.ndim == 1 else 0.0, std=0.15, generator=generator)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Transformer]:
+    return random_model
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_bytes() -> bytes:
+    """A SentencePiece model with Mixtral's settings and 340 pieces."""
+    import sentencepiece
+
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([TEXT] * 3),
+        model_writer=out,
+        vocab_size=340,
+        model_type="bpe",
+        byte_fallback=True,
+        character_coverage=0.999,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        split_digits=True,
+        max_sentencepiece_length=16,
+        minloglevel=3,
+    )
+    return out.getvalue()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory, sentencepiece_bytes: bytes) -> Path:
+    """A Hugging Face folder: a random sparse model in float32 and a SentencePiece tokenizer. Read-only: copy it to change it."""
+    from coterie.checkpoint.huggingface import save_huggingface
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    model = random_model(vocab_size=340)
+    save_huggingface(folder, model.config, model.tensors(), dtype="float32")
+    (folder / "tokenizer.model").write_bytes(sentencepiece_bytes)
+    return folder

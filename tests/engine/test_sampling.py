@@ -1,0 +1,113 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coterie.engine.request import SamplingParams
+from coterie.engine.sampling import Draw, choose, choose_greedy, uniform
+from coterie.errors import CheckpointError
+
+
+def draw(prompt: list[int] | None = None, counts: dict[int, int] | None = None, seed: int = 0, **params: object) -> Draw:
+    return Draw(SamplingParams.of(params), seed, 0, prompt or [], counts or {})
+
+
+def tokens(logits: list[float], n: int = 120, **params: object) -> list[int]:
+    d = draw(**params)
+    return [choose(torch.tensor(logits), d, position)[0] for position in range(n)]
+
+
+def test_greedy_takes_the_lowest_id_of_equals() -> None:
+    assert choose_greedy(torch.tensor([[0.0, 2, 2], [3, 3, 3]])) == [1, 0]
+    assert choose(torch.tensor([0.0, 2, 2]), draw(logprobs=0), 0)[0] == 1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("params", [{}, {"temperature": 1.0}])
+def test_logits_that_are_not_finite_are_an_error(bad: float, params: dict[str, object]) -> None:
+    logits = torch.tensor([0.0, bad, 1.0])
+    with pytest.raises(CheckpointError, match="not finite"):
+        choose_greedy(logits[None])
+    with pytest.raises(CheckpointError, match="not finite"):
+        choose(logits, draw(**params), 0)
+
+
+def test_the_repetition_penalty_counts_prompt_and_output() -> None:
+    logits = torch.tensor([3.0, 2.0, -1.0, -1.1])
+    assert choose(logits, draw([0], repetition_penalty=2.0), 0)[0] == 1  # 3 -> 1.5
+    assert choose(logits, draw([0], {1: 1}, repetition_penalty=4.0), 0)[0] == 0  # 0.75 against 0.5
+    assert choose(torch.tensor([-1.0, -1.5]), draw([0], repetition_penalty=2.0), 0)[0] == 1  # -1 -> -2
+
+
+def test_presence_and_frequency_count_the_output_only() -> None:
+    logits = torch.tensor([2.0, 1.0])
+    assert choose(logits, draw([0, 0, 0], presence_penalty=2.0, frequency_penalty=2.0), 0)[0] == 0
+    assert choose(logits, draw([], {0: 1}, presence_penalty=1.5), 0)[0] == 1
+    assert choose(logits, draw([], {0: 1}, frequency_penalty=0.6), 0)[0] == 0  # 1.4 against 1
+    assert choose(logits, draw([], {0: 2}, frequency_penalty=0.6), 0)[0] == 1  # 0.8 against 1
+
+
+def test_bias_forces_and_forbids() -> None:
+    logits = torch.tensor([2.0, 1.0, 0.0])
+    assert choose(logits, draw(logit_bias={2: 100}), 0)[0] == 2
+    assert choose(logits, draw(logit_bias={0: -100}), 0)[0] == 1
+
+
+def test_sampling_follows_the_distribution() -> None:
+    found = tokens([math.log(0.7), math.log(0.2), math.log(0.1)], n=1000, temperature=1.0)
+    assert [found.count(i) / 1000 for i in range(3)] == pytest.approx([0.7, 0.2, 0.1], abs=0.04)
+
+
+def test_temperature_sharpens_and_flattens() -> None:
+    assert set(tokens([1.0, 0.0], temperature=1e-30)) == {0}
+    assert tokens([1.0, 0.0], temperature=0.2).count(0) > tokens([1.0, 0.0], temperature=5.0).count(0)
+
+
+@pytest.mark.parametrize(
+    ("params", "left"),
+    [
+        ({"top_k": 1}, {0}),
+        ({"top_k": 2}, {0, 1}),
+        ({"top_k": 99}, {0, 1, 2, 3}),
+        ({"top_p": 0.39}, {0}),
+        ({"top_p": 0.5}, {0, 1}),
+        ({"top_p": 1e-9}, {0}),
+        ({"min_p": 0.7}, {0, 1}),
+        ({"min_p": 1.0}, {0}),
+        ({"top_k": 3, "top_p": 0.49}, {0, 1}),  # of three: 0.44, 0.33, 0.22
+    ],
+)
+def test_filters_keep_what_they_say(params: dict[str, object], left: set[int]) -> None:
+    logits = [math.log(p) for p in (0.4, 0.3, 0.2, 0.1)]
+    assert set(tokens(logits, temperature=1.0, **params)) == left
+
+
+def test_top_k_among_equals_keeps_the_lowest_ids() -> None:
+    assert set(tokens([0.0, 0.0, 0.0], temperature=1.0, top_k=2)) == {0, 1}
+
+
+def test_logprobs_are_those_of_the_raw_logits() -> None:
+    logits = torch.tensor([math.log(p) for p in (0.5, 0.3, 0.2)])
+    token, lp = choose(logits, draw(logit_bias={2: 100}, temperature=0.5, logprobs=2), 0)
+    assert token == 2 and lp is not None and lp.token_id == 2
+    assert lp.logprob == pytest.approx(math.log(0.2), abs=1e-6)
+    assert [i for i, _ in lp.top] == [0, 1]
+    assert [v for _, v in lp.top] == pytest.approx([math.log(0.5), math.log(0.3)], abs=1e-6)
+    assert choose(logits, draw(logprobs=0), 0)[1].top == ()
+    assert choose(logits, draw(temperature=1.0), 0)[1] is None
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(-(1 << 63), (1 << 63) - 1), st.integers(0, 127), st.integers(0, 1 << 30))
+def test_random_numbers_are_a_function_of_their_place(seed: int, sample: int, position: int) -> None:
+    u = uniform(seed, sample, position)
+    assert 0 <= u < 1 and u == uniform(seed, sample, position)
+    assert len({u, uniform(seed, sample, position + 1), uniform(seed, sample + 1, position), uniform(~seed, sample, position)}) == 4
+
+
+def test_random_numbers_are_uniform_and_the_same_everywhere() -> None:
+    found = torch.tensor([uniform(1, 0, i) for i in range(1000)])
+    assert abs(found.mean() - 0.5) < 0.02 and abs(found.var() - 1 / 12) < 0.005
+    assert uniform(7, 0, 0) == uniform(7, 0, 0) != uniform(8, 0, 0)

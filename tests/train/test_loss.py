@@ -1,0 +1,32 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from coterie.train.loss import linear_cross_entropy
+
+
+@pytest.mark.parametrize("n_rows", [1, 255, 256, 700])
+def test_equals_plain_cross_entropy_with_both_gradients(n_rows: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(n_rows, 16, requires_grad=True)
+    weight = torch.randn(100, 16, requires_grad=True)
+    targets = torch.randint(0, 100, (n_rows,))
+    targets[0] = -1  # not counted
+    ours = linear_cross_entropy(x, weight, targets)
+    grads = torch.autograd.grad(ours, (x, weight))
+    plain = functional.cross_entropy(x @ weight.T, targets, ignore_index=-1, reduction="sum")
+    expected = torch.autograd.grad(plain, (x, weight)) if n_rows > 1 else (torch.zeros_like(x), torch.zeros_like(weight))
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-4)
+    for got, want in zip(grads, expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_uniform_logits_cost_the_log_of_the_vocabulary() -> None:
+    loss = linear_cross_entropy(torch.zeros(3, 4), torch.randn(7, 4), torch.tensor([0, 3, 6]))
+    assert loss.item() == pytest.approx(3 * torch.log(torch.tensor(7.0)).item())
+
+
+def test_large_logits_do_not_overflow() -> None:
+    x = torch.full((1, 1), 1e4)
+    loss = linear_cross_entropy(x, torch.tensor([[1.0], [0.0]]), torch.tensor([1]))
+    assert loss.item() == pytest.approx(1e4)
