@@ -34,11 +34,12 @@ def main(kind: str) -> int:
     stamp = VENV / f"ready-{kind}"
     if PYTHON.exists() and stamp.exists() and stamp.read_text() == stamp_text:
         return 0
-    lent = lent_folders()
+    is_inside = Path(sys.prefix).resolve() == VENV.resolve()  # `.venv` is active: it lends itself nothing
+    lent = read_lent() if is_inside else lent_folders()
     found = {**installed(lent), **installed(own_folders())}
     missing = [name for name, least in requirements.items() if not at_least(found.get(name), least)]
     announce(missing, found.get("torch"), is_lent=bool(lent))
-    if not PYTHON.exists():
+    if not is_inside and not is_usable():
         create()
     (own_folders()[0] / "lent.pth").write_text("".join(f"{folder}\n" for folder in lent))
     if missing:
@@ -56,7 +57,7 @@ def read_requirements(kind: str) -> tuple[dict[str, str], str]:
     lines = project["dependencies"] + (project["optional-dependencies"]["dev"] if kind == "dev" else [])
     pairs = (line.partition(">=")[::2] for line in lines)
     requirements = {normal(name): least for name, least in pairs}
-    state = "\0".join([source, pins, sys.executable, sys.version, Path(__file__).read_text("utf-8")])
+    state = "\0".join([source, pins, sys.version, Path(__file__).read_text("utf-8")])
     return requirements, hashlib.sha256(state.encode()).hexdigest()
 
 
@@ -66,6 +67,18 @@ def lent_folders() -> list[str]:
     least = next(d for d in project["dependencies"] if d.startswith("torch>=")).partition(">=")[2]
     folders = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
     return folders if at_least(installed(folders).get("torch"), least) else []
+
+
+def read_lent() -> list[str]:
+    path = own_folders()[0] / "lent.pth"
+    return path.read_text("utf-8").splitlines() if path.exists() else []
+
+
+def is_usable() -> bool:
+    """Whether `.venv` is there, whole, and of this Python's version."""
+    settings = VENV / "pyvenv.cfg"
+    version = re.search(r"^version(?:_info)? = (\d+\.\d+)", settings.read_text("utf-8"), re.M) if settings.exists() else None
+    return PYTHON.exists() and version is not None and version[1] == f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def own_folders() -> list[Path]:

@@ -1,20 +1,54 @@
-"""Small models and tokenizers that every test may ask for. Nothing here is downloaded or read from the training text."""
+"""What all tests share: small models and tokenizers, where the training text is, long or short counts, a calm machine."""
 
 import io
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch: with tiny tensors more threads only wait for each other
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from coterie.config import ModelConfig
 from coterie.model import Transformer
+
+IS_FULL = os.environ.get("COTERIE_FULL") == "1"
+
+settings.register_profile("short", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile("full", parent=settings.get_profile("short"), max_examples=1000)
+settings.load_profile("full" if IS_FULL else "short")
 
 TEXT = (
     "Il était une fois un roi qui avait trois filles. The king had three daughters, and a café by the sea. "
     "Es war einmal ein König, der hatte drei Töchter. C'era una volta un re. Había una vez un rey. "
     "def king(n):\n    return [n, n + 1]\n"
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not IS_FULL:
+        for item in items:
+            if item.get_closest_marker("full"):
+                item.add_marker(pytest.mark.skip(reason="long; `make test-full` runs it"))
+
+
+@pytest.fixture(scope="session")
+def is_full() -> bool:
+    """Whether long counts are asked for (`make test-full`)."""
+    return IS_FULL
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of training and evaluation text; without COTERIE_DATA the test is skipped."""
+    value = os.environ.get("COTERIE_DATA")
+    if not value or not Path(value, "text").is_dir():
+        pytest.skip("COTERIE_DATA names no folder with text/")
+    return Path(value)
 
 
 class ByteTokenizer:
@@ -41,7 +75,7 @@ def byte_tokenizer() -> ByteTokenizer:
 
 
 def random_model(seed: int = 0, **fields: object) -> Transformer:
-    """A random float32 model of the ByteTokenizer's size; weights are large enough for attention and routing to matter."""
+    """A random float32 model of the ByteTokenizer's size; large weights, so that attention and routing matter."""
     shape = dict(
         vocab_size=259,
         hidden_size=32,
@@ -90,7 +124,7 @@ def sentencepiece_bytes() -> bytes:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory, sentencepiece_bytes: bytes) -> Path:
-    """A Hugging Face folder: a random sparse model in float32 and a SentencePiece tokenizer. Read-only: copy it to change it."""
+    """A Hugging Face folder: a random sparse model in float32, a SentencePiece tokenizer. Copy it to change it."""
     from coterie.checkpoint.huggingface import save_huggingface
 
     folder = tmp_path_factory.mktemp("tiny") / "model"

@@ -1,7 +1,7 @@
 """Arithmetic on a `ModelConfig`: parameters, bytes, operations, what fits in a given memory. No torch, exact integers.
 
 Worked example, Mixtral 8x7B: 46,702,792,704 parameters, of which a token uses 12,879,925,248 (two experts of eight in
-each of 32 layers); C(8,2) = 28 pairs of experts in a layer, so 28^32 paths through them; 131,072 bytes of cache per token.
+each of 32 layers); C(8,2) = 28 pairs of experts in a layer, so 28^32 paths; 131,072 bytes of cache per token.
 """
 
 import math

@@ -59,7 +59,9 @@ def test_the_same_format_is_a_copy(tiny, tmp_path):
     assert_same(weights(tmp_path / "out"), weights(source))
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("f16", torch.float16), ("float32", torch.float32)])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("bf16", torch.bfloat16), ("f16", torch.float16), ("float32", torch.float32)]
+)
 def test_another_type_is_torchs_own_conversion(tiny, tmp_path, name, dtype):
     convert(tiny.huggingface(), tmp_path / "out", to="mistral", type=name)
     expected = {n: t.to(dtype) for n, t in weights(tiny.mistral()).items()}

@@ -54,18 +54,20 @@ def test_a_file_that_is_not_there_is_named(folder):
 
 def test_index_and_files_must_agree(folder):
     edit_index(folder, lambda m: m.update({"made.up": FIRST}))
-    with pytest.raises(CheckpointError, match="in no file, 'made.up'"):
+    with pytest.raises(CheckpointError, match=r"in no file, 'made\.up'"):
         open_checkpoint(folder)
     edit_index(folder, lambda m: [m.pop("made.up"), m.pop("lm_head.weight")])
     with pytest.raises(CheckpointError, match="misses 1 tensors"):
         open_checkpoint(folder)
     edit_index(folder, lambda m: m.update({"lm_head.weight": FIRST}))
     edit_index(folder, lambda m: m.update({"lm_head.weight": SECOND if _holds(folder / FIRST) else FIRST}))
-    with pytest.raises(CheckpointError, match="says that 'lm_head.weight'"):
+    with pytest.raises(CheckpointError, match=r"says that 'lm_head\.weight'"):
         open_checkpoint(folder)
 
 
-@pytest.mark.parametrize("text", ["{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": 1}}', "[]", "{"])
+@pytest.mark.parametrize(
+    "text", ["{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": 1}}', "[]", "{"]
+)
 def test_an_index_of_another_form_is_refused(folder, text):
     (folder / "model.safetensors.index.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"index\.json"):

@@ -37,7 +37,8 @@ def test_published_extras_are_read():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"dim": "4096"}, "hidden_size"),
+        ({"dim": "4096"}, "dim is '4096'"),
+        ({"n_heads": 30}, "n_kv_heads is 8, expected a divisor of n_heads 30"),
         ({"dim": None}, "'dim' is missing"),
         ({"moe": 8}, "moe is 8"),
         ({"moe": {"num_experts": 8}}, "moe.num_experts_per_tok is missing"),
@@ -74,7 +75,9 @@ def test_a_configuration_survives_writing_and_reading(config):
 
 @pytest.mark.parametrize("n_files", [1, 3])
 @pytest.mark.parametrize("index", [False, True])
-@pytest.mark.parametrize("changes", [{}, {"num_local_experts": None, "sliding_window": 8}, {"tie_word_embeddings": True}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"num_local_experts": None, "sliding_window": 8}, {"tie_word_embeddings": True}]
+)
 def test_consolidated_weights_land_where_they_belong(make_tiny, n_files, index, changes):
     tiny = make_tiny(**changes)
     model = load_model(tiny.mistral(n_files=n_files, index=index), dtype="auto", device="cpu")

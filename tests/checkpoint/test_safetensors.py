@@ -76,7 +76,7 @@ BAD = {
 def test_a_bad_header_is_one_sentence_that_names_the_file(tmp_path, case):
     header, said = BAD[case]
     path = write(tmp_path / "bad.safetensors", header)
-    with pytest.raises(CheckpointError, match="bad.safetensors") as caught:
+    with pytest.raises(CheckpointError, match=r"bad\.safetensors") as caught:
         read_entries(path)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)

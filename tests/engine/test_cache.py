@@ -7,7 +7,12 @@ from coterie.engine.cache import SlotCache, WholeText
 
 def cache_of(window: int | None = None) -> SlotCache:
     config = ModelConfig(
-        vocab_size=8, hidden_size=2, num_hidden_layers=2, num_attention_heads=1, num_key_value_heads=1, sliding_window=window
+        vocab_size=8,
+        hidden_size=2,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        sliding_window=window,
     )
     return SlotCache(config, torch.float32)
 
@@ -123,7 +128,9 @@ def test_a_cleared_slot_hides_what_was_there() -> None:
 
 def test_whole_texts() -> None:
     (segment,) = WholeText(2, 3).extend(0, keys(*range(6)), keys(*range(6)))
-    assert segment.k_BCGP[..., 0, 0].tolist() == [[0, 1, 2], [3, 4, 5]] and segment.is_causal and segment.mask_BSC is None
+    assert (
+        segment.k_BCGP[..., 0, 0].tolist() == [[0, 1, 2], [3, 4, 5]] and segment.is_causal and segment.mask_BSC is None
+    )
     (segment,) = WholeText(2, 3, window=2).extend(0, keys(*range(6)), keys(*range(6)))
     assert segment.mask_BSC.int().tolist() == [[[1, 0, 0], [1, 1, 0], [0, 1, 1]]] and not segment.is_causal
     assert WholeText(1, 3, window=3).extend(0, keys(1, 2, 3), keys(1, 2, 3))[0].is_causal

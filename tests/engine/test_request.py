@@ -71,7 +71,12 @@ def test_a_wrong_value_is_one_sentence_that_names_it(name: str, value: Any) -> N
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.dictionaries(st.sampled_from([n for n, _ in WRONG]), st.one_of(st.none(), st.booleans(), st.floats(), st.text(), st.integers(), st.lists(st.text()))))
+@given(
+    st.dictionaries(
+        st.sampled_from([n for n, _ in WRONG]),
+        st.one_of(st.none(), st.booleans(), st.floats(), st.text(), st.integers(), st.lists(st.text())),
+    )
+)
 def test_anything_is_taken_or_refused(values: dict[str, Any]) -> None:
     try:
         SamplingParams.of(values)
@@ -113,7 +118,13 @@ def test_ids_are_below_the_vocabulary(values: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "empty"), (b"abc", "bytes"), (None, "None"), ("a\udcff", "not valid UTF-8 at character 1"), (5, "expected text")],
+    [
+        ("", "empty"),
+        (b"abc", "bytes"),
+        (None, "None"),
+        ("a\udcff", "not valid UTF-8 at character 1"),
+        (5, "expected text"),
+    ],
 )
 def test_a_prompt_that_is_no_text(text: Any, said: str) -> None:
     with pytest.raises(RequestError, match=said):
@@ -122,7 +133,15 @@ def test_a_prompt_that_is_no_text(text: Any, said: str) -> None:
 
 @pytest.mark.parametrize(
     ("ids", "said"),
-    [([], "empty"), ([1, 100], "100 at place 1"), ([-1], "-1 at place 0"), ([True], "True"), ([1.0], "1.0"), ({1}, "list of token"), (7, "7")],
+    [
+        ([], "empty"),
+        ([1, 100], "100 at place 1"),
+        ([-1], "-1 at place 0"),
+        ([True], "True"),
+        ([1.0], "1.0"),
+        ({1}, "list of token"),
+        (7, "7"),
+    ],
 )
 def test_a_prompt_that_is_no_ids(ids: Any, said: str) -> None:
     with pytest.raises(RequestError, match=said):

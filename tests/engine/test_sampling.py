@@ -10,7 +10,9 @@ from coterie.engine.sampling import Draw, choose, choose_greedy, uniform
 from coterie.errors import CheckpointError
 
 
-def draw(prompt: list[int] | None = None, counts: dict[int, int] | None = None, seed: int = 0, **params: object) -> Draw:
+def draw(
+    prompt: list[int] | None = None, counts: dict[int, int] | None = None, seed: int = 0, **params: object
+) -> Draw:
     return Draw(SamplingParams.of(params), seed, 0, prompt or [], counts or {})
 
 
@@ -104,7 +106,17 @@ def test_logprobs_are_those_of_the_raw_logits() -> None:
 def test_random_numbers_are_a_function_of_their_place(seed: int, sample: int, position: int) -> None:
     u = uniform(seed, sample, position)
     assert 0 <= u < 1 and u == uniform(seed, sample, position)
-    assert len({u, uniform(seed, sample, position + 1), uniform(seed, sample + 1, position), uniform(~seed, sample, position)}) == 4
+    assert (
+        len(
+            {
+                u,
+                uniform(seed, sample, position + 1),
+                uniform(seed, sample + 1, position),
+                uniform(~seed, sample, position),
+            }
+        )
+        == 4
+    )
 
 
 def test_random_numbers_are_uniform_and_the_same_everywhere() -> None:

@@ -44,7 +44,9 @@ def test_without_stops_text_passes_at_once() -> None:
 
 @settings(deadline=None)
 @given(st.text("ab ", max_size=30), st.lists(st.text("ab ", min_size=1, max_size=4), max_size=3), st.data())
-def test_the_result_does_not_depend_on_the_pieces_and_never_leaks(text: str, stops: list[str], data: st.DataObject) -> None:
+def test_the_result_does_not_depend_on_the_pieces_and_never_leaks(
+    text: str, stops: list[str], data: st.DataObject
+) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     shown, is_stopped = run(stops, pieces)

@@ -4,6 +4,7 @@ Three things are compared: logits (1e-5), greedy text (200 tokens, identical), a
 chunks of any size (1e-5; the last bits of a matrix product depend on how many rows it has).
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,3 +158,15 @@ def test_a_prompt_in_chunks_is_the_prompt_at_once(family: str, chunk: int) -> No
     for layer in range(SHAPE["num_hidden_layers"]):
         for a, b in zip(at_once.cache.held(layer, 0), in_chunks.cache.held(layer, 0), strict=True):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "mixtral-window", "mixtral-tied", "mistral-head-dim", "llama"])
+def test_a_folder_that_transformers_wrote(family: str, tmp_path: Path) -> None:
+    from coterie.checkpoint.load import load_model
+
+    theirs, ids = authority(family, seed=4), random_ids(40, seed=4)
+    theirs.save_pretrained(tmp_path)
+    model = load_model(tmp_path, dtype="float32", device="cpu")
+    with torch.inference_mode():
+        expected = theirs(torch.tensor([ids])).logits[0]
+    torch.testing.assert_close(logits_of(model, ids), expected, atol=1e-5, rtol=0)

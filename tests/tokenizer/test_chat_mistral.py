@@ -11,8 +11,10 @@ from coterie.tokenizer import CHAT_FORMS, Tokenizer
 pytest.importorskip("mistral_common")
 
 _WORDS = [
-    "Hello", "Ça va, mon élève ?", "Straße", " 1234", "3.14159", "\n\n", "🙂", "👨‍👩‍👧", "日本語のテキスト", "مرحبا", "def f(x):\n    return x",
-    "  two  spaces  ", "\t", "[INST]", "[/INST]", "</s>", "<s>", "<unk>", "<0x0A>", "<|im_start|>", "[PREFIX]", "▁", "Zażółć", "e\u0301", "\u200b",
+    "Hello", "Ça va, mon élève ?", "Straße", " 1234", "3.14159", "\n\n", "🙂", "👨‍👩‍👧",
+    "日本語のテキスト", "مرحبا", "def f(x):\n    return x",
+    "  two  spaces  ", "\t", "[INST]", "[/INST]", "</s>", "<s>", "<unk>", "<0x0A>",
+    "<|im_start|>", "[PREFIX]", "▁", "Zażółć", "e\u0301", "\u200b",
     "a" * 60, "\x00", "\r\n", "$%^&*", "ﬁ", "\ufffd", " ", "end ", "   ",
 ]  # fmt: skip
 
@@ -89,7 +91,12 @@ def _differences(form: str, tokenizer: Tokenizer, authority: Any, n: int) -> lis
 
 @pytest.mark.parametrize(
     ("form", "file", "n"),
-    [("mistral-v1", "v1", 2000), ("mistral-v2", "v2", 300), ("mistral-v3", "v3", 300), ("mistral-v3-tekken", "tekken", 200)],
+    [
+        ("mistral-v1", "v1", 2000),
+        ("mistral-v2", "v2", 300),
+        ("mistral-v3", "v3", 300),
+        ("mistral-v3-tekken", "tekken", 200),
+    ],
 )
 def test_no_difference_to_mistral_common(
     form: str, file: str, n: int, mistral_files: dict[str, Path], request: pytest.FixtureRequest

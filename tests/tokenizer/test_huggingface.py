@@ -1,4 +1,4 @@
-"""tokenizer.json: a converted SentencePiece model must behave as the original; byte-level files too; hostile ones are refused."""
+"""tokenizer.json: a converted SentencePiece model behaves as the original; byte-level files; bad ones are refused."""
 
 import json
 import random
@@ -10,7 +10,18 @@ from coterie.errors import TokenizerError
 from coterie.tokenizer import Tokenizer
 from coterie.tokenizer.huggingface import HuggingFaceTokenizer
 
-TEXTS = ["Hello world", "Ça va, mon élève ?", " 1234", "🦜 ok", "  a  b ", "\n\n", "日本語", "def f(x):\n    return x", "x</s> [INST]", "<s>"]
+TEXTS = [
+    "Hello world",
+    "Ça va, mon élève ?",
+    " 1234",
+    "🦜 ok",
+    "  a  b ",
+    "\n\n",
+    "日本語",
+    "def f(x):\n    return x",
+    "x</s> [INST]",
+    "<s>",
+]
 
 
 def test_encodes_and_decodes_as_the_sentencepiece_model(llama_json: dict[str, Any], v1: Tokenizer) -> None:
@@ -68,13 +79,16 @@ def test_a_space_in_front_of_the_first_text_only(llama_json: dict[str, Any]) -> 
 @pytest.fixture(scope="module")
 def byte_level() -> dict[str, Any]:
     """A byte-level vocabulary as `tokenizers` trains it on a line of text."""
-    from tokenizers import Tokenizer as Trained, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as Trained
+    from tokenizers import decoders, models, pre_tokenizers, trainers
 
     model = Trained(models.BPE())
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
+    )
     model.train_from_iterator(["the thing that thinks"], trainer)
     content: dict[str, Any] = json.loads(model.to_str())
     return content
@@ -89,7 +103,8 @@ def test_byte_level(byte_level: dict[str, Any]) -> None:
 
 
 def test_whole_words_without_a_decoder() -> None:
-    from tokenizers import Tokenizer as Made, models, pre_tokenizers
+    from tokenizers import Tokenizer as Made
+    from tokenizers import models, pre_tokenizers
 
     model = Made(models.WordLevel({"<unk>": 0, "a": 1, "b": 2}, unk_token="<unk>"))
     model.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -104,7 +119,10 @@ def test_whole_words_without_a_decoder() -> None:
         ({"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}, "not a tokenizer that"),
         ({"added_tokens": {"a": 1}}, "`added_tokens` must be a list"),
         ({"added_tokens": [{"id": "1", "content": "x"}]}, "must have a `content` and an `id`"),
-        ({"decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True}}, "decodes by WordPiece, which is not supported"),
+        (
+            {"decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True}},
+            "decodes by WordPiece, which is not supported",
+        ),
     ],
 )
 def test_refused(llama_json: dict[str, Any], change: dict[str, Any], sentence: str) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from coterie.checkpoint.numbers import size_text
 from coterie.errors import CheckpointError, ResourceError
 
 __all__ = ["disk_errors", "new_file", "new_folder", "require_disk"]
@@ -91,8 +92,8 @@ def require_disk(folder: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(place).free
     if n_bytes > free:
         raise ResourceError(
-            f"{folder} needs {n_bytes / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; free some or name a "
-            "folder on another disk"
+            f"{folder} needs {size_text(n_bytes)} and the disk has {size_text(free)} free; free some or name a folder "
+            "on another disk"
         )
 
 
@@ -119,5 +120,9 @@ def _swap(partial: Path, path: Path) -> None:
         return
     old = _partial(path)
     path.rename(old)
-    partial.rename(path)
+    try:
+        partial.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
     shutil.rmtree(old, ignore_errors=True)

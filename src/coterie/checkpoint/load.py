@@ -15,7 +15,7 @@ import numpy as np
 
 from coterie.checkpoint.folder import Checkpoint, open_checkpoint
 from coterie.checkpoint.names import canonical_shapes
-from coterie.checkpoint.numbers import FILE_DTYPES, as_torch, convert_into, require_finite
+from coterie.checkpoint.numbers import FILE_DTYPES, as_torch, convert_into, require_finite, size_text
 from coterie.checkpoint.pieces import Files, Piece, cut, half_split
 from coterie.checkpoint.safetensors import ITEM_BITS
 from coterie.checkpoint.tied import require_tied_equal
@@ -62,10 +62,10 @@ def require_memory(checkpoint: Checkpoint, dtype: "torch.dtype", device: "torch.
         return
     helps = "close other programs"
     if dtype.itemsize > 2 and n_parameters * 2 + _RESERVE <= there:
-        helps = f"load it as bf16 ({n_parameters * 2 / 1e9:.1f} GB)"
+        helps = f"load it as bf16 ({size_text(n_parameters * 2)})"
     name = str(dtype).removeprefix("torch.")
     raise ResourceError(
-        f"{checkpoint.path} needs {need / 1e9:.1f} GB of memory as {name} and {device} has {there / 1e9:.1f} GB free; "
+        f"{checkpoint.path} needs {size_text(need)} of memory as {name} and {device} has {size_text(there)} free; "
         f"{helps}, use a machine with more memory, or a smaller model"
     )
 

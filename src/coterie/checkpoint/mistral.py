@@ -6,6 +6,7 @@ round trip loses nothing. A missing `rope_theta` means 1e6 without a sliding win
 program has it.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,10 @@ def config_from_params(values: dict[str, Any], where: str) -> ModelConfig:
     dtype = extra.get("dtype") or extra.get("torch_dtype")
     if dtype is not None:
         chosen["torch_dtype"] = dtype
-    return ModelConfig.from_fields({**chosen, "extra": extra}, where=where)
+    try:
+        return ModelConfig.from_fields({**chosen, "extra": extra}, where=where)
+    except ConfigError as e:
+        raise ConfigError(_in_their_words(str(e), values)) from None
 
 
 def config_to_params(config: ModelConfig) -> dict[str, Any]:
@@ -102,6 +106,14 @@ def _check_keys(values: dict[str, Any], where: str) -> None:
             raise ConfigError(
                 f"{where}: {key} is {repr(value)[:60]}, which is not supported; only {_NEUTRAL[key][0]!r} is"
             )
+
+
+def _in_their_words(message: str, values: dict[str, Any]) -> str:
+    """A message on the fields of a ModelConfig with the names that params.json has for them."""
+    for key, field in _FIELDS.items():
+        if key in values:
+            message = re.sub(rf"\b{field}\b", key, message)
+    return message
 
 
 def _experts(moe: Any, where: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ __all__ = [
     "file_bytes",
     "file_type",
     "require_finite",
+    "size_text",
 ]
 
 FILE_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # the types weights may have -> torch's names
@@ -51,6 +52,11 @@ def file_type(name: str) -> tuple[str, str]:
     if name not in FILE_TYPES:
         raise ConfigError(f"the type {name!r} is unknown, expected bf16, f16 or f32{nearest(name, FILE_TYPES)}")
     return FILE_TYPES[name]
+
+
+def size_text(n_bytes: int) -> str:
+    """`93.4 GB`, or `512 MB` below one: bytes for a message."""
+    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.1f} MB"
 
 
 def require_finite(raw: "np.ndarray[Any, np.dtype[np.uint8]]", code: str, what: str) -> None:

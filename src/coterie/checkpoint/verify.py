@@ -132,7 +132,7 @@ def _read_file(path: Path, count: Callable[[int], None]) -> tuple[str, int, list
         except CheckpointError as e:
             damage.append(str(e))
     try:
-        with open(path, "rb", buffering=0) as f:
+        with open(path, "rb") as f:
             for nbytes, code, label in segments:
                 raw = np.empty(nbytes, np.uint8)
                 if f.readinto(raw.data) != nbytes:

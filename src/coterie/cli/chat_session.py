@@ -139,6 +139,7 @@ class _Coloured:
         self._stream, self._layer = RoutedStream(lm, layer), layer
         self._n_experts = lm.config.num_local_experts or 0
         self._console = console()
+        self._n_shown = 0
 
     def __call__(self, delta: "Delta") -> None:
         tokens: list[RoutedToken] = self._stream.push(delta)
@@ -147,5 +148,6 @@ class _Coloured:
             if delta.finish_reason is not None:
                 self._console.print("\n", legend(self._n_experts, self._layer), sep="\n", end="")
         else:
-            sys.stdout.write(table(tokens))
+            sys.stdout.write(table(tokens, self._n_shown))
             sys.stdout.flush()
+            self._n_shown += len(tokens)

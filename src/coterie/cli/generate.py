@@ -187,7 +187,10 @@ def _tokens(lm: "LanguageModel", ids: Sequence[int], context_ids: Sequence[int] 
     from coterie.tokenizer import TextStream
 
     stream = TextStream(lm.tokenizer, context_ids)
-    return [{"id": i, "piece": lm.tokenizer.piece(i), "text": stream.push([i])} for i in ids]
+    tokens: list[dict[str, Any]] = [{"id": i, "piece": lm.tokenizer.piece(i), "text": stream.push([i])} for i in ids]
+    if tokens:
+        tokens[-1]["text"] += stream.finish()
+    return tokens
 
 
 def _is_whole(text: str) -> bool:

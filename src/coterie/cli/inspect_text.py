@@ -51,12 +51,13 @@ def _print_parameters(document: dict[str, Any]) -> None:
 
 
 def _shape_rows(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, ...]]:
+    D, F = config.hidden_size, config.intermediate_size
     experts, each = document["experts"], " of each expert" if document["experts"] else ""
     tied = ", head tied to the embedding" if config.tie_word_embeddings else ""
     rows: list[tuple[str, ...]] = [
         ("layers, width", f"{config.num_hidden_layers} of {config.hidden_size:,}"),
         ("vocabulary", f"{config.vocab_size:,} pieces{tied}"),
-        ("feed-forward expansion", f"{document['expansion']:g}{each} ({config.intermediate_size} / {config.hidden_size})"),
+        ("feed-forward expansion", f"{document['expansion']:g}{each} ({F} / {D})"),
         ("query heads per key head", f"{document['query_heads_per_key_head']} "
             f"({config.num_attention_heads} / {config.num_key_value_heads}, each {config.head_dim} wide)"),
     ]  # fmt: skip
@@ -66,7 +67,8 @@ def _shape_rows(document: dict[str, Any], config: ModelConfig) -> list[tuple[str
         rows += [
             (
                 "experts",
-                f"{experts['per_token']} of {experts['per_layer']} per token, {experts['choices_per_layer']} choices a layer",
+                f"{experts['per_token']} of {experts['per_layer']} per token, "
+                f"{experts['choices_per_layer']} choices a layer",
             ),
             ("paths through the layers", paths),
         ]

@@ -40,8 +40,9 @@ class RoutedStream:
             token = self._waiting.popleft()
             shown.append(RoutedToken(token.text[:n], token.experts, token.weights))
             self._waiting.appendleft(RoutedToken(token.text[n:], token.experts, token.weights))
-        elif n:  # the end of a text that breaks off inside a character
-            shown.append(RoutedToken(delta.text[-n:]))
+        elif n and shown:  # the text breaks off inside a character, and its last token has to show that
+            last = shown.pop()
+            shown.append(RoutedToken(last.text + delta.text[-n:], last.experts, last.weights))
         return shown
 
 
@@ -50,8 +51,9 @@ def routed_prompt(lm: "LanguageModel", ids: Sequence[int], layer: int) -> list[R
     from coterie.tokenizer import TextStream
 
     stream = TextStream(lm.tokenizer)
-    tokens = tokens_of(lm.route(ids), layer, [stream.push([i]) for i in ids])
-    return [*tokens, RoutedToken(rest)] if (rest := stream.finish()) else tokens
+    texts = [stream.push([i]) for i in ids]
+    texts[-1] += stream.finish()
+    return tokens_of(lm.route(ids), layer, texts)
 
 
 def tokens_of(trace: "RoutingTrace", layer: int, texts: Sequence[str]) -> list[RoutedToken]:

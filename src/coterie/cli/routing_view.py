@@ -66,10 +66,10 @@ def legend(n_experts: int, layer: int) -> "Text":
     return text
 
 
-def table(tokens: Iterable[RoutedToken]) -> str:
-    """One line a token, for a pipe: place, experts with their weights, and the text as a JSON-like literal."""
+def table(tokens: Iterable[RoutedToken], first: int = 0) -> str:
+    """One line a token, for a pipe: place from `first` on, experts and weights, the text quoted."""
     lines = []
-    for place, t in enumerate(tokens):
+    for place, t in enumerate(tokens, first):
         experts = " ".join(f"{e}:{w:.2f}" for e, w in zip(t.experts, t.weights, strict=True) if e >= 0)
         lines.append(f"{place}\t{experts or '-'}\t{t.text!r}\n")
     return "".join(lines)

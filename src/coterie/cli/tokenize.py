@@ -1,6 +1,7 @@
 """`coterie tokenize`: the pieces and ids of a text, and why they are what they are.
 
-Shows what `generate` would feed the model, so a BOS comes first. Needs the tokenizer's files only: no weights, no torch.
+Shows what `generate` would feed the model, so a BOS comes first. Needs the tokenizer's files only: no weights, no
+torch.
 """
 
 import json
@@ -24,10 +25,16 @@ __all__ = ["command"]
 
 @click.command("tokenize")
 @click.argument("text", required=False)
-@click.option("-m", "--model", default="demo", metavar="MODEL", help="A folder, org/name in the cache, or demo (the default).")
+@click.option(
+    "-m", "--model", default="demo", metavar="MODEL", help="A folder, org/name in the cache, or demo (the default)."
+)
 @click.option("--no-bos", is_flag=True, help="Leave out the token that begins a text.")
-@click.option("--chat", is_flag=True, help="TEXT is a user's turn, or a JSON list of turns; show it as the model gets it.")
-@click.option("--chat-form", metavar="NAME", help="The chat form, where the model's files do not prove one; means --chat.")
+@click.option(
+    "--chat", is_flag=True, help="TEXT is a user's turn, or a JSON list of turns; show it as the model gets it."
+)
+@click.option(
+    "--chat-form", metavar="NAME", help="The chat form, where the model's files do not prove one; means --chat."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document: ids, pieces, texts, reasons.")
 def command(text: str | None, model: str, no_bos: bool, chat: bool, chat_form: str | None, as_json: bool) -> None:
     """Show the pieces and ids of TEXT (or stdin), and why.
@@ -59,7 +66,9 @@ def _stdin() -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise TokenizerError(f"stdin is not valid UTF-8: byte {error.start} is 0x{data[error.start]:02X}; convert it first") from None
+        raise TokenizerError(
+            f"stdin is not valid UTF-8: byte {error.start} is 0x{data[error.start]:02X}; convert it first"
+        ) from None
 
 
 def _chat_form(folder: Path, tokenizer: "Tokenizer", name: str | None) -> "ChatForm":
@@ -67,7 +76,9 @@ def _chat_form(folder: Path, tokenizer: "Tokenizer", name: str | None) -> "ChatF
 
     form = detect_chat_form(folder, tokenizer) if name is None else chat_form(name)
     if form is None:
-        raise RequestError(f"{folder} does not show which chat form it speaks; give --chat-form, one of {', '.join(CHAT_FORMS)}")
+        raise RequestError(
+            f"{folder} does not show which chat form it speaks; give --chat-form, one of {', '.join(CHAT_FORMS)}"
+        )
     return form
 
 
@@ -82,7 +93,9 @@ def _messages(text: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": text}]
 
 
-def _document(text: str, tokens: "list[ExplainedToken]", tokenizer: "Tokenizer", form: "ChatForm | None") -> dict[str, Any]:
+def _document(
+    text: str, tokens: "list[ExplainedToken]", tokenizer: "Tokenizer", form: "ChatForm | None"
+) -> dict[str, Any]:
     return {
         "text": text,
         "tokenizer": {
@@ -100,10 +113,13 @@ def _document(text: str, tokens: "list[ExplainedToken]", tokenizer: "Tokenizer",
 def _show(text: str, tokens: "list[ExplainedToken]", tokenizer: "Tokenizer", form: "ChatForm | None") -> None:
     """A table on stdout, the sums on stderr."""
     rows = [("id", "piece", "text", "why")]
-    rows += [(str(t.id), printable(t.piece), repr(t.text) if t.text else "", printable("; ".join(t.why))) for t in tokens]
+    rows += [
+        (str(t.id), printable(t.piece), repr(t.text) if t.text else "", printable("; ".join(t.why))) for t in tokens
+    ]
     print_table(rows, indent=0)
     n_bytes = len(text.encode())
     note(
-        f"{len(tokens)} tokens for {len(text)} characters ({n_bytes} bytes); {tokenizer.kind} with {tokenizer.vocab_size} tokens"
+        f"{len(tokens)} tokens for {len(text)} characters ({n_bytes} bytes); "
+        f"{tokenizer.kind} with {tokenizer.vocab_size} tokens"
         + (f"; chat form {form.name}" if form is not None else "")
     )

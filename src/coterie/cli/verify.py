@@ -37,6 +37,5 @@ def command(folder: str, write: bool, as_json: bool) -> None:
     report.require_ok(path)
     if not as_json:
         what = "written" if write else "as the manifest says"
-        print(
-            f"{path}: {report.n_files} files, {human_bytes(report.n_bytes)}, {what}; {report.n_tensors} tensors are sound"
-        )
+        size = human_bytes(report.n_bytes)
+        print(f"{path}: {report.n_files} files, {size}, {what}; {report.n_tensors} tensors are sound")

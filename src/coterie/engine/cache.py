@@ -125,13 +125,13 @@ class SlotCache:
 
     def prefill(self, work: Sequence[tuple[int, int]]) -> "Prefill":
         """Plan a pass over (slot, new tokens) pairs, whose rows follow one another in that order."""
-        longest = max(self.lengths[slot] + n for slot, n in work)
-        self.reserve(max(slot for slot, _ in work) + 1, longest)
+        self.reserve(max(slot for slot, _ in work) + 1, 0)
+        self.reserve(0, max(self.lengths[slot] + n for slot, n in work))
         return Prefill(self, work)
 
     def decode(self, n_sequences: int) -> "Decode":
         """Plan a pass of one new token for each of the slots 0..n_sequences-1."""
-        self.reserve(n_sequences, max(self.lengths[:n_sequences]) + 1)
+        self.reserve(n_sequences, max(self.lengths[:n_sequences], default=0) + 1)
         return Decode(self, n_sequences)
 
 

@@ -1,7 +1,7 @@
 """Conversations to ids, one class for each form that Mixtral models and their fine-tunes were trained on.
 
-All forms share this: the marks of a form are written here and become control ids where the tokenizer has them; what people
-wrote is encoded as text, so a mark typed by a user stays text. Each piece of text is encoded on its own, as the
+All forms share this: the marks of a form are written here and become control ids where the tokenizer has them; what
+people wrote is encoded as text, so a mark typed by a user stays text. Each piece of text is encoded on its own, as the
 training did, so it gains SentencePiece's space in front: joining the text first gives other ids (`Hi` after
 `[/INST]` is 15359 in Mixtral's vocabulary, not 23809). Where no control token exists for a mark (`[INST]` in v1), a
 typed one cannot be told apart; that is the form, not a fault.
@@ -19,7 +19,7 @@ __all__ = ["ChatForm", "ChatML", "Llama2", "MistralV1", "MistralV2", "Zephyr"]
 
 
 class ChatForm(ABC):
-    """A way to write conversations. `stop_strings`: what ends an answer where the tokenizer has no control token for it."""
+    """A way to write conversations. `stop_strings`: what ends an answer where no control token does."""
 
     stop_strings: tuple[str, ...] = ()
 
@@ -39,7 +39,7 @@ class ChatForm(ABC):
 
 
 class MistralV1(ChatForm):
-    """Mixtral-8x7B-Instruct v0.1: `[INST] text [/INST]` as plain text, each turn on its own; system text before the first.
+    """Mixtral-8x7B-Instruct v0.1: `[INST] text [/INST]` as plain text, turn by turn; system text before the first.
 
     Source: mistral-common, InstructTokenizerV1 and InstructRequestNormalizer.
     """
@@ -64,9 +64,9 @@ class MistralV1(ChatForm):
 
 
 class MistralV2(MistralV1):
-    """Mistral v2 and v3, tekken too: `[INST]` and `[/INST]` are control tokens, and the last user turn takes the system text.
+    """Mistral v2 and v3, tekken too: `[INST]` is a control token, and the last user turn takes the system text.
 
-    Source: mistral-common, InstructTokenizerV2 (v3 differs in tool calls only). Spaces at the end of an answer are dropped.
+    Source: mistral-common, InstructTokenizerV2 (v3 differs in tool calls only). Spaces that end an answer are dropped.
     """
 
     def _system_turn(self, spoken: list[Message]) -> int:
@@ -79,7 +79,7 @@ class MistralV2(MistralV1):
 
 
 class Llama2(ChatForm):
-    """Llama 2 chat: `[INST] <<SYS>>...<</SYS>> text [/INST] answer ` between BOS and EOS, the pair again for each exchange.
+    """Llama 2 chat: `[INST] <<SYS>>...<</SYS>> text [/INST] answer ` between BOS and EOS, again for each exchange.
 
     The one form with a BOS before every user turn. Source: meta-llama's generation.py (chat_completion), and the
     template published with the models.
@@ -146,7 +146,7 @@ def _alternating(turns: Iterable[Message]) -> list[Message]:
 
 
 def _encode_parts(parts: Iterable[str | int], tokenizer: Tokenizer) -> list[int]:
-    """Texts that follow each other are encoded as one; ids stand for themselves. Only a text at the start is the first."""
+    """Texts that follow each other are encoded as one, ids stand for themselves; the first text is one at the start."""
     ids: list[int] = []
     text, is_first = "", True
     for part in [*parts, -1]:

@@ -34,7 +34,8 @@ def explain(tokenizer: Tokenizer, ids: Sequence[int], text: str | None = None) -
     _why_bytes(pieces, texts, reasons)
     _why_digits(texts, reasons)
     _why_typed_mark(tokenizer, texts, reasons)
-    return [ExplainedToken(*row, tuple(why)) for *row, why in zip(ids, pieces, texts, reasons, strict=True)]
+    rows = zip(ids, pieces, texts, reasons, strict=True)
+    return [ExplainedToken(i, piece, part, tuple(why)) for i, piece, part, why in rows]
 
 
 def _texts(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
@@ -54,7 +55,12 @@ def _why_control(tokenizer: Tokenizer, ids: Sequence[int], pieces: list[str], re
 
 
 def _why_space(
-    text: str | None, ids: Sequence[int], pieces: list[str], texts: list[str], reasons: list[list[str]], tokenizer: Tokenizer
+    text: str | None,
+    ids: Sequence[int],
+    pieces: list[str],
+    texts: list[str],
+    reasons: list[list[str]],
+    tokenizer: Tokenizer,
 ) -> None:
     """The space that SentencePiece puts in front of a text, and runs of spaces."""
     first = next((n for n, i in enumerate(ids) if tokenizer.control_id(pieces[n]) != i), None)
@@ -68,7 +74,7 @@ def _why_space(
 
 
 def _why_bytes(pieces: list[str], texts: list[str], reasons: list[list[str]]) -> None:
-    """Characters spelled in bytes: `é` as `<0xC3>` `<0xA9>`. A run of byte tokens ends where a character is complete."""
+    """Characters spelled in bytes: `é` as `<0xC3>` `<0xA9>`. A run ends where a character is complete."""
     run: list[int] = []
     for n, (piece, text) in enumerate(zip(pieces, texts, strict=True)):
         if not _BYTES.fullmatch(piece):

@@ -22,7 +22,7 @@ _DECODERS = {"ByteLevel", "ByteFallback", "Metaspace", "Replace", "Fuse", "Strip
 
 
 class HuggingFaceTokenizer:
-    """`content`: the parsed file; `source`: its name for messages; `special`: {"bos_token": "<s>"}, as its config has it.
+    """`content`: the parsed file; `source`: its name for messages; `special`: {"bos_token": "<s>"}, as settings say.
 
     Raises `TokenizerError` for a file that `tokenizers` refuses or whose way of decoding is not one of the family's.
     """
@@ -60,7 +60,9 @@ class HuggingFaceTokenizer:
         if not isinstance(pre, dict) or pre.get("prepend_scheme") != "first":
             return self.encode(text)
         if self._unspaced is None:
-            self._unspaced = _build({**self._content, "pre_tokenizer": {**pre, "prepend_scheme": "never"}}, self._source)
+            self._unspaced = _build(
+                {**self._content, "pre_tokenizer": {**pre, "prepend_scheme": "never"}}, self._source
+            )
         ids: list[int] = self._unspaced.encode(check_text(text), add_special_tokens=False).ids
         return ids
 

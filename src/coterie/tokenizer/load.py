@@ -1,8 +1,9 @@
 """A folder (or one file) to a tokenizer, by what the files hold.
 
-Where a folder has a SentencePiece model and a `tokenizer.json`, the SentencePiece model is read: it is the original, and
-the JSON a conversion of it that differs in corners (runs of spaces, text after a mark). The JSON is read after all
-where it knows more tokens: fine-tunes add `<|im_start|>` there and leave the old model beside it. Names only say where to look.
+Where a folder has a SentencePiece model and a `tokenizer.json`, the SentencePiece model is read: it is the original,
+and the JSON a conversion of it that differs in corners (text after a mark, broken bytes). The JSON is read after all
+where it knows more tokens: fine-tunes add `<|im_start|>` there and leave the old model beside it. Names only say where
+to look.
 """
 
 import re
@@ -34,23 +35,25 @@ class _Found:
 
     models: tuple[Path, ...]  # SentencePiece
     tekken: tuple[Path, ...]
-    json: tuple[Path, ...]  # tokenizer.json, whatever its name
+    json: tuple[tuple[Path, dict[str, Any]], ...]  # tokenizer.json, whatever its name, and what it holds
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
     """Every file of `folder` that belongs to the tokenizer and its chat form, for copying beside converted weights."""
-    return sorted(p for p in folder.iterdir() if p.is_file() and (_CANDIDATE.fullmatch(p.name) or _BESIDE.fullmatch(p.name)))
+    return sorted(
+        p for p in folder.iterdir() if p.is_file() and (_CANDIDATE.fullmatch(p.name) or _BESIDE.fullmatch(p.name))
+    )
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a model folder, or in one tokenizer file.
 
-    `TokenizerError` where there is none (says what was looked for), where a file is too large, cut off or of an unknown kind.
+    `TokenizerError` where there is none (says what was looked for), where a file is too large, cut off or unknown.
     """
     if folder.is_file():
         found, folder = _sort([folder]), folder.parent
     elif folder.is_dir():
-        found = _sort([p for p in tokenizer_files(folder) if _CANDIDATE.fullmatch(p.name)])
+        found = _sort([p for p in tokenizer_files(folder) if not _BESIDE.fullmatch(p.name)])
     else:
         raise TokenizerError(f"{folder} does not exist; expected a model folder or a tokenizer file")
     special = special_names(folder)
@@ -59,10 +62,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if found.tekken:
         return TekkenTokenizer(found.tekken[-1])
     if found.json:
-        return HuggingFaceTokenizer(read_json(found.json[0]), source=str(found.json[0]), special=special)
+        path, content = found.json[0]
+        return HuggingFaceTokenizer(content, source=str(path), special=special)
     raise TokenizerError(
-        f"{folder} has no tokenizer: looked for a SentencePiece model (tokenizer.model), tekken.json and tokenizer.json; "
-        "token ids work without one, text needs it"
+        f"{folder} has no tokenizer: looked for a SentencePiece model (tokenizer.model), tekken.json and "
+        "tokenizer.json; token ids work without one, text needs it"
     )
 
 
@@ -72,15 +76,14 @@ def _from_models(found: _Found, folder: Path, special: Mapping[str, str]) -> Tok
     model = SentencePieceTokenizer(
         path.read_bytes(), source=str(path), added=added_tokens(folder), special=special, legacy=is_legacy(folder)
     )
-    for other in found.json:
-        content = read_json(other)
+    for other, content in found.json:
         if _n_tokens(content) > model.n_pieces:
             return HuggingFaceTokenizer(content, source=str(other), special=special)
     return model
 
 
 def _best_model(models: tuple[Path, ...], folder: Path) -> Path:
-    """Of several different models, the one with as many pieces as the model's configuration says, else the last by name."""
+    """Of several different models, the one with as many pieces as the configuration says, else the last by name."""
     different = {p.read_bytes(): p for p in models}
     if len(different) > 1 and (wanted := wanted_vocab_size(folder)) is not None:
         for data, path in different.items():
@@ -100,19 +103,29 @@ def _n_tokens(content: Mapping[str, Any]) -> int:
 
 
 def _sort(paths: list[Path]) -> _Found:
-    """The files by kind, each by its content."""
-    kinds: dict[str, list[Path]] = {"model": [], "tekken": [], "json": [], "other": []}
+    """The files by kind, each by its content; JSON that is no tokenizer is left out."""
+    models, tekken, json = [], [], []
     for path in paths:
-        kinds[_kind(path)].append(path)
-    return _Found(tuple(kinds["model"]), tuple(kinds["tekken"]), tuple(kinds["json"]))
+        start = _start(path)
+        if start.lstrip()[:1] != b"{":
+            models.append(path)
+        elif b'"token_bytes"' in start:  # tekken files are large: mistral-common shall be the only one to parse them
+            tekken.append(path)
+        else:
+            content = read_json(path)
+            if isinstance(content.get("vocab"), list) and isinstance(content.get("config"), dict):
+                tekken.append(path)
+            elif isinstance(content.get("model"), dict):
+                json.append((path, content))
+    return _Found(tuple(models), tuple(tekken), tuple(json))
 
 
-def _kind(path: Path) -> str:
-    """`model`, `tekken`, `json`, or `other` for JSON that is no tokenizer (tokenizer_config.json)."""
+def _start(path: Path) -> bytes:
+    """The first bytes of a file that may be read: SentencePiece or JSON, of a sensible size."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            start = file.read(64)
+            start = file.read(1 << 16)
     except OSError as error:
         raise TokenizerError(f"{path} cannot be read: {error.strerror}") from None
     if start.startswith(b"version https://git-lfs"):
@@ -121,11 +134,6 @@ def _kind(path: Path) -> str:
     largest = _LARGEST_JSON if is_json else _LARGEST_MODEL
     if size > largest:
         raise TokenizerError(f"{path} has {size:,} bytes; a tokenizer file of its kind has at most {largest:,}")
-    if not is_json:
-        if start[:1] != b"\n":  # field 1 (a piece), length-delimited: how every SentencePiece model begins
-            raise TokenizerError(f"{path} is neither a SentencePiece model nor JSON; fetch the file again")
-        return "model"
-    content = read_json(path)
-    if isinstance(content.get("vocab"), list) and isinstance(content.get("config"), dict):
-        return "tekken"
-    return "json" if isinstance(content.get("model"), dict) else "other"
+    if not is_json and start[:1] != b"\n":  # field 1 (a piece), length-delimited: how every SentencePiece model begins
+        raise TokenizerError(f"{path} is neither a SentencePiece model nor JSON; fetch the file again")
+    return start

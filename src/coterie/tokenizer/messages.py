@@ -71,7 +71,8 @@ def _read_turn(turn: Any, i: int) -> Message:
         raise RequestError(f"messages[{i}] must be an object with a role and a content, not {type(turn).__name__}")
     for key, value in turn.items():
         if key not in _KEYS and value is not None:
-            raise RequestError(f"messages[{i}] has the unknown key {key!r}{nearest(str(key), _KEYS)}; known: role, content, prefix")
+            hint = nearest(str(key), _KEYS)
+            raise RequestError(f"messages[{i}] has the unknown key {key!r}{hint}; known: role, content, prefix")
     role, content, prefix = turn.get("role"), turn.get("content"), turn.get("prefix")
     if role not in _ROLES:
         hint = nearest(role, _ROLES) if isinstance(role, str) else ""

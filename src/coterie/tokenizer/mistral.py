@@ -1,8 +1,8 @@
 """Mistral's tekken files (JSON, byte-level), through `mistral-common`.
 
 Mistral's v1, v2 and v3 SentencePiece files need nothing of their own: `mistral-common` reads them with `sentencepiece`
-too, and what differs between them is the chat form (`chat_mistral.py`). `mistral_version` tells them apart by the control
-tokens they hold, as no file says its version.
+too, and what differs between them is the chat form (`chat_forms.py`). `mistral_version` tells them apart by the
+control tokens they hold, as no file says its version.
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ class TekkenTokenizer:
 
 
 def mistral_version(tokenizer: Tokenizer) -> str:
-    """`v1` (no instruct marks), `v2`, `v3` or `v7`, by content: each version gave names to more of the control tokens."""
+    """`v1` (no instruct marks), `v2`, `v3` or `v7`, by content: each version named more of the control tokens."""
     if isinstance(tokenizer, TekkenTokenizer):
         return tokenizer.version
     if tokenizer.control_id("[INST]") is None or tokenizer.control_id("[/INST]") is None:

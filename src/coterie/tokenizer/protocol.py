@@ -62,8 +62,8 @@ def check_text(text: str) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise TokenizerError(
-            f"the text is not valid UTF-8: character {error.start} is a lone surrogate (U+{ord(text[error.start]):04X}); "
-            "re-encode the text as UTF-8"
+            f"the text is not valid UTF-8: character {error.start} is a lone surrogate "
+            f"(U+{ord(text[error.start]):04X}); re-encode the text as UTF-8"
         ) from None
     return text
 

@@ -3,7 +3,7 @@
 The package reads a file cut off between two pieces without complaint, and then encodes with the wrong settings; so the
 outer fields are walked here. And a piece of type USER_DEFINED is matched wherever its spelling occurs in a text, so a
 mark of a chat form (`<|im_start|>`) put into the file that way could be typed by a user: such pieces are made CONTROL.
-Field numbers are those of sentencepiece_model.proto: 1 piece (1 text, 2 score, 3 type), 2 trainer settings, 3 normaliser.
+Field numbers are sentencepiece_model.proto's: 1 piece (1 text, 2 score, 3 type), 2 trainer settings, 3 normaliser.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def checked_model(data: bytes, source: str) -> bytes:
     missing = {_PIECE: "pieces", _TRAINER: "training settings", _NORMALIZER: "normaliser settings"}
     for number, name in missing.items():
         if number not in numbers:
-            raise TokenizerError(f"{source} is not a complete SentencePiece model: its {name} are missing; fetch it again")
+            raise _incomplete(source, f"its {name} are missing")
     return bytes(patched)
 
 
@@ -45,7 +45,9 @@ def _patch_type(data: bytearray, start: int, end: int, source: str) -> None:
         data[type_at] = _CONTROL
 
 
-def _fields(data: bytes | bytearray, source: str, at: int = 0, end: int | None = None) -> Iterator[tuple[int, int, int]]:
+def _fields(
+    data: bytes | bytearray, source: str, at: int = 0, end: int | None = None
+) -> Iterator[tuple[int, int, int]]:
     """(field number, start, end) of each field of a protobuf message; lengths are checked against the file."""
     end = len(data) if end is None else end
     while at < end:
@@ -59,7 +61,7 @@ def _fields(data: bytes | bytearray, source: str, at: int = 0, end: int | None =
         else:
             stop = at + {1: 8, 5: 4}.get(wire, end + 1)
         if stop > end:
-            raise TokenizerError(f"{source} is not a complete SentencePiece model: it breaks off at byte {at}; fetch it again")
+            raise _incomplete(source, f"it breaks off at byte {at}")
         yield number, at, stop
         at = stop
 
@@ -73,4 +75,8 @@ def _varint(data: bytes | bytearray, at: int, end: int, source: str) -> tuple[in
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return value, at
-    raise TokenizerError(f"{source} is not a complete SentencePiece model: it breaks off at byte {at}; fetch it again")
+    raise _incomplete(source, f"it breaks off at byte {at}")
+
+
+def _incomplete(source: str, why: str) -> TokenizerError:
+    return TokenizerError(f"{source} is not a complete SentencePiece model: {why}; fetch the file again")

@@ -1,4 +1,4 @@
-"""The small JSON files beside a tokenizer: which token begins and ends a text, which tokens were added, the chat template."""
+"""The small JSON files beside a tokenizer: what begins and ends a text, which tokens were added, the chat template."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def special_names(folder: Path) -> dict[str, str]:
 
 
 def added_tokens(folder: Path) -> dict[str, int]:
-    """Tokens that a fine-tune added outside the SentencePiece model, text -> id: marks only, words would need matching."""
+    """Tokens added outside the SentencePiece model, text -> id: marks only, as words would have to be matched."""
     found = _read_if_there(folder / "added_tokens.json")
     decoder = _read_if_there(folder / "tokenizer_config.json").get("added_tokens_decoder")
     for i, token in decoder.items() if isinstance(decoder, dict) else ():

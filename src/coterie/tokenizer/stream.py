@@ -6,7 +6,6 @@ tail of U+FFFD, which the next byte may still complete, is held back. Worked exa
 decodes to `�`, held; after `<0xA9>` it decodes to `é`, given out.
 """
 
-import os.path
 from collections.abc import Sequence
 
 from coterie.tokenizer.protocol import Tokenizer
@@ -82,7 +81,7 @@ class TextStream:
         self._given = max(self._given, end)
         if not text or not self._context_end:
             return text
-        own = os.path.commonprefix([text, self._context_end])  # shown with the context already
+        own = _common_start(text, self._context_end)  # shown with the context already
         self._context_end = self._context_end[len(own) :] if own == text else ""
         return text[len(own) :]
 
@@ -95,3 +94,8 @@ class TextStream:
         if text:  # without text the next piece would lose its space as if it were the first
             self._given += len(text) - len(self._text)
             self._window, self._text = window, text
+
+
+def _common_start(a: str, b: str) -> str:
+    n = next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return a[:n]

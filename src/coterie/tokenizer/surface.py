@@ -1,7 +1,7 @@
 """Vocabulary pieces to text, for files whose own decoder cannot be streamed (`tokenizer.json`).
 
-Three ways to write pieces exist in the family. SentencePiece's: `▁` is a space, `<0x0A>` a byte. Byte-level (GPT-2): each
-character stands for one byte, printable bytes for themselves and the others moved up to U+0100. Plain: whole words.
+Three ways to write pieces exist in the family. SentencePiece's: `▁` is a space, `<0x0A>` a byte. Byte-level (GPT-2):
+each character stands for one byte, printable bytes for themselves and the others moved up to U+0100. Plain: words.
 Each decoder here reads from left to right: more pieces never change the text before the last incomplete character.
 """
 

@@ -1,0 +1,80 @@
+"""What the benchmarks share: interleaved rounds, medians, a table line, and the model that both sides run.
+
+Both sides hold the same memory: transformers' parameters are made views of ours, so neither has the better cache.
+"""
+
+import platform
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from coterie.checkpoint.huggingface import config_to_json
+from coterie.config import ModelConfig
+from coterie.model import Transformer
+
+__all__ = ["interleave", "machine", "mixtral_of_transformers", "report"]
+
+
+def interleave(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Median of each side's figure over `rounds`, one side after the other in every round; the first round warms up."""
+    figures: dict[str, list[float]] = {name: [] for name in sides}
+    for i in range(rounds + 1):
+        for name, run in sides.items():
+            value = run()
+            if i:
+                figures[name].append(value)
+    return {name: statistics.median(values) for name, values in figures.items()}
+
+
+def report(title: str, unit: str, medians: dict[str, float], ours: str, higher_is_better: bool = True) -> None:
+    """One line a side, and the ratio of ours to the best of the others."""
+    print(f"{title} ({unit})")
+    for name, value in medians.items():
+        print(f"  {name:<28} {value:10.2f}")
+    peers = [v for name, v in medians.items() if name != ours]
+    best = max(peers) if higher_is_better else min(peers)
+    print(f"  ours / best peer             {medians[ours] / best:10.2f}\n", flush=True)
+
+
+def machine() -> str:
+    import os
+
+    import transformers
+
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores, {versions}, {torch.get_num_threads()} threads"
+
+
+def mixtral_of_transformers(model: Transformer) -> Any:
+    """transformers' Mixtral on the very tensors of `model`."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+    from transformers.models.mixtral.modeling_mixtral import MixtralRotaryEmbedding
+
+    config = MixtralConfig(**{k: v for k, v in config_to_json(model.config).items() if k != "architectures"})
+    with torch.device("meta"):
+        theirs = MixtralForCausalLM(config)
+    named = {theirs_name: tensor for theirs_name, tensor in _names(model.config, model.tensors())}
+    missing, extra = theirs.load_state_dict(named, strict=False, assign=True)
+    assert not extra and set(missing) <= {"lm_head.weight"}, (missing, extra)
+    theirs.tie_weights()
+    theirs.model.rotary_emb = MixtralRotaryEmbedding(config)
+    return theirs.eval()
+
+
+def _names(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
+    renamed = []
+    for name, tensor in tensors.items():
+        name = {"embed": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"}.get(name, name)
+        for ours, theirs in (
+            ("attention_norm", "input_layernorm.weight"), ("moe_norm", "post_attention_layernorm.weight"),
+            ("attention.q", "self_attn.q_proj.weight"), ("attention.k", "self_attn.k_proj.weight"),
+            ("attention.v", "self_attn.v_proj.weight"), ("attention.o", "self_attn.o_proj.weight"),
+            ("moe.router", "mlp.gate.weight"), ("moe.experts.gate_up", "mlp.experts.gate_up_proj"),
+            ("moe.experts.down", "mlp.experts.down_proj"),
+        ):  # fmt: skip
+            if name.endswith("." + ours):
+                name = "model." + name.removesuffix(ours) + theirs
+        renamed.append((name, tensor))
+    return renamed
