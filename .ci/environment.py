@@ -77,7 +77,8 @@ def read_lent() -> list[str]:
 def is_usable() -> bool:
     """Whether `.venv` is there, whole, and of this Python's version."""
     settings = VENV / "pyvenv.cfg"
-    version = re.search(r"^version(?:_info)? = (\d+\.\d+)", settings.read_text("utf-8"), re.M) if settings.exists() else None
+    text = settings.read_text("utf-8") if settings.exists() else ""
+    version = re.search(r"^version(?:_info)? = (\d+\.\d+)", text, re.MULTILINE)
     return PYTHON.exists() and version is not None and version[1] == f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 

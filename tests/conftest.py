@@ -1,4 +1,4 @@
-"""What all tests share: small models and tokenizers, where the training text is, long or short counts, a calm machine."""
+"""What all tests share: small models and tokenizers, where the text is, long or short counts, a calm machine.
 
 import io
 import os
@@ -49,6 +49,19 @@ def data_dir() -> Path:
     if not value or not Path(value, "text").is_dir():
         pytest.skip("COTERIE_DATA names no folder with text/")
     return Path(value)
+
+
+@pytest.fixture(scope="session")
+def mistral_files() -> dict[str, Path]:
+    """The tokenizer files that the mistral-common package brings, by version."""
+    data = Path(pytest.importorskip("mistral_common").__file__).parent / "data"
+    return {
+        "v1": data / "tokenizer.model.v1",
+        "v2": data / "mistral_instruct_tokenizer_240216.model.v2",
+        "v3": data / "mistral_instruct_tokenizer_240323.model.v3",
+        "v7": data / "mistral_instruct_tokenizer_241114.model.v7",
+        "tekken": data / "tekken_240718.json",
+    }
 
 
 class ByteTokenizer:

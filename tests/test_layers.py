@@ -161,14 +161,19 @@ def test_no_modules_import_each_other() -> None:
     ],
 )  # fmt: skip
 def test_the_checker_catches(importer: str, source: str, blamed: str) -> None:
-    others = {f"coterie.{name}": "" for name in ("api", "engine.engine", "cli.main", "eval.harness", "errors", "device")}
+    others = {
+        f"coterie.{name}": "" for name in ("api", "engine.engine", "cli.main", "eval.harness", "errors", "device")
+    }
     wrong = upward_imports(find_imports({**others, importer: source}))
     assert len(wrong) == 1 and blamed in wrong[0], wrong
 
 
 def test_the_checker_lets_pass_what_is_below_or_beside_in_the_same_package() -> None:
     source = "import torch\nfrom coterie import __version__\nfrom coterie.errors import CoterieError\nfrom .norm import RMSNorm"
-    assert upward_imports(find_imports({"coterie.model.moe": source, "coterie.errors": "", "coterie.model.norm": ""})) == []
+    assert (
+        upward_imports(find_imports({"coterie.model.moe": source, "coterie.errors": "", "coterie.model.norm": ""}))
+        == []
+    )
 
 
 def test_the_checker_finds_circles_but_not_those_broken_by_a_function() -> None:
@@ -180,5 +185,8 @@ def test_the_checker_finds_circles_but_not_those_broken_by_a_function() -> None:
     assert import_cycles(find_imports(circle)) == [["coterie.model.a", "coterie.model.b", "coterie.model.c"]]
     broken = circle | {"coterie.model.c": "def f():\n    import coterie.model.a"}
     assert import_cycles(find_imports(broken)) == []
-    front = {"coterie.model.__init__": "from coterie.model.a import A", "coterie.model.a": "from coterie.model import A"}
+    front = {
+        "coterie.model.__init__": "from coterie.model.a import A",
+        "coterie.model.a": "from coterie.model import A",
+    }
     assert import_cycles(find_imports(front)) == [["coterie.model", "coterie.model.a"]]

@@ -35,7 +35,12 @@ def test_all_is_the_sorted_public_names() -> None:
 
 
 def all_errors(root: type[CoterieError]) -> list[type[CoterieError]]:
-    return [e for child in root.__subclasses__() if child.__module__ == "coterie.errors" for e in [child, *all_errors(child)]]
+    return [
+        e
+        for child in root.__subclasses__()
+        if child.__module__ == "coterie.errors"
+        for e in [child, *all_errors(child)]
+    ]
 
 
 def test_import_is_light() -> None:
@@ -64,7 +69,9 @@ def test_what_modules_take_from_each_other_is_public() -> None:
                 public = getattr(module, "__all__", [])
                 for alias in node.names:
                     if alias.name not in public and f"{node.module}.{alias.name}" not in MODULES:
-                        wrong.append(f"{path.name}, line {node.lineno}: {node.module}.{alias.name} is not in its __all__")
+                        wrong.append(
+                            f"{path.name}, line {node.lineno}: {node.module}.{alias.name} is not in its __all__"
+                        )
     assert wrong == []
 
 

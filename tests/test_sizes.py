@@ -57,7 +57,9 @@ def test_a_tied_head_is_counted_once_and_computed_all_the_same() -> None:
     assert sizes.operations_per_token(tied) == sizes.operations_per_token(MIXTRAL)
 
 
-@pytest.mark.parametrize(("gigabytes", "fits", "experts"), [(100, True, 8), (50, False, 4), (3, False, 0), (0, False, 0)])
+@pytest.mark.parametrize(
+    ("gigabytes", "fits", "experts"), [(100, True, 8), (50, False, 4), (3, False, 0), (0, False, 0)]
+)
 def test_what_fits(gigabytes: int, fits: bool, experts: int) -> None:
     fit = sizes.fit(MIXTRAL, gigabytes * 10**9, 16)
     assert (fit.fits, fit.experts, fit.needed) == (fits, experts, 93_405_585_408)

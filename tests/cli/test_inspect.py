@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from coterie.checkpoint.huggingface import save_huggingface
 from coterie.checkpoint.hub import DEMO
+from coterie.checkpoint.huggingface import save_huggingface
 from coterie.cli.main import main
 from coterie.config import ModelConfig
 from coterie.model import Transformer
@@ -58,7 +58,16 @@ def test_mixtral_from_its_configuration_alone(
     path = write(tmp_path / name, values)
     code, out, err = inspect(capsys, tmp_path if as_folder else path)
     assert code == 0 and err == ""
-    for figure in ("46,702,792,704", "12,879,925,248", "28^32", "3.5 of each expert", "93.4 GB", "46.7 GB", "23.4 GB", "131 MB"):
+    for figure in (
+        "46,702,792,704",
+        "12,879,925,248",
+        "28^32",
+        "3.5 of each expert",
+        "93.4 GB",
+        "46.7 GB",
+        "23.4 GB",
+        "131 MB",
+    ):
         assert figure in out, figure
     code, out, _ = inspect(capsys, path, "--json")
     document = json.loads(out)
@@ -120,7 +129,9 @@ def test_the_model_that_ships_has_its_card(capsys: pytest.CaptureFixture[str]) -
     assert (DEMO / "README.md").read_text(encoding="utf-8").strip().splitlines()[-1] in out
 
 
-def test_what_cannot_be_inspected_is_one_sentence(tmp_path: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_inspected_is_one_sentence(
+    tmp_path: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bad = {
         "absent": "no such folder",
         tmp_path: "neither config.json nor params.json",

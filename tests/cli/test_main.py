@@ -128,8 +128,16 @@ def test_no_verb_shows_the_help_on_stderr(capsys: pytest.CaptureFixture[str]) ->
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "x.txt"), 2, "coterie: x.txt: No such file"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "coterie: No space left on device\n"),
         (MemoryError(), 2, "coterie: out of memory"),
-        (AssertionError("T == 3"), 1, "coterie: a fault of coterie's own: AssertionError: T == 3; run it again with --debug"),
-        (ModuleNotFoundError("No module named 'xyz'", name="xyz"), 2, "coterie: the Python package xyz is not installed"),
+        (
+            AssertionError("T == 3"),
+            1,
+            "coterie: a fault of coterie's own: AssertionError: T == 3; run it again with --debug",
+        ),
+        (
+            ModuleNotFoundError("No module named 'xyz'", name="xyz"),
+            2,
+            "coterie: the Python package xyz is not installed",
+        ),
     ],
 )
 def test_each_ending_has_its_code_and_no_traceback(
@@ -160,7 +168,9 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_on_stdout_is_one_sentence() -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "coterie", "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "coterie", "--help"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
     assert done.returncode == 2 and done.stderr == "coterie: No space left on device\n"
 
 

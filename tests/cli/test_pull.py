@@ -153,7 +153,9 @@ def pull(capsys: pytest.CaptureFixture[str], *args: str, name: str = NAME) -> tu
     return code, out, err
 
 
-def test_only_weights_json_and_tokenizer_are_fetched_never_a_pickle(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_weights_json_and_tokenizer_are_fetched_never_a_pickle(
+    hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, err = pull(capsys)
     assert code == 0, err
     folder = Path(out.strip())
@@ -204,7 +206,9 @@ def test_the_next_pull_takes_up_what_an_earlier_one_left(hub: Hub, capsys: pytes
     assert (Path(out.strip()) / name).read_bytes() == FILES[name]
 
 
-def test_a_wrong_sha256_is_refused_and_thrown_away(hub: Hub, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_wrong_sha256_is_refused_and_thrown_away(
+    hub: Hub, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     name = "model-00002-of-00002.safetensors"
     hub.claimed_sha256[name] = "0" * 64
     code, out, err = pull(capsys)
@@ -260,7 +264,9 @@ def test_offline_is_obeyed(hub: Hub, capsys: pytest.CaptureFixture[str], monkeyp
     assert code == 2 and out == "" and "HF_HUB_OFFLINE" in err and hub.requests == []
 
 
-@pytest.mark.parametrize("name", ["../x", "a b/c", "model", "a/b/c", "a/..", "-a/b", "a/b.", "https://x/y", "a--b/c", ""])
+@pytest.mark.parametrize(
+    "name", ["../x", "a b/c", "model", "a/b/c", "a/..", "-a/b", "a/b.", "https://x/y", "a--b/c", ""]
+)
 def test_a_bad_name_is_refused_before_the_hub_is_asked(name: str, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = pull(capsys, name="./" + name if name.startswith("-") else name)
     assert code == 2 and "ORG/NAME" in err and hub.requests == []

@@ -9,47 +9,30 @@ import sentencepiece
 
 from coterie.tokenizer import Tokenizer, load_tokenizer
 
-mistral_common = pytest.importorskip("mistral_common")
-_DATA = Path(mistral_common.__file__).parent / "data"
-
-MISTRAL_FILES = {
-    "v1": _DATA / "tokenizer.model.v1",
-    "v2": _DATA / "mistral_instruct_tokenizer_240216.model.v2",
-    "v3": _DATA / "mistral_instruct_tokenizer_240323.model.v3",
-    "v7": _DATA / "mistral_instruct_tokenizer_241114.model.v7",
-    "tekken": _DATA / "tekken_240718.json",
-}
+@pytest.fixture(scope="session")
+def v1(mistral_files: dict[str, Path]) -> Tokenizer:
+    return load_tokenizer(mistral_files["v1"])
 
 
 @pytest.fixture(scope="session")
-def mistral_files() -> dict[str, Path]:
-    return MISTRAL_FILES
+def v2(mistral_files: dict[str, Path]) -> Tokenizer:
+    return load_tokenizer(mistral_files["v2"])
 
 
 @pytest.fixture(scope="session")
-def v1() -> Tokenizer:
-    return load_tokenizer(MISTRAL_FILES["v1"])
+def v3(mistral_files: dict[str, Path]) -> Tokenizer:
+    return load_tokenizer(mistral_files["v3"])
 
 
 @pytest.fixture(scope="session")
-def v2() -> Tokenizer:
-    return load_tokenizer(MISTRAL_FILES["v2"])
+def tekken(mistral_files: dict[str, Path]) -> Tokenizer:
+    return load_tokenizer(mistral_files["tekken"])
 
 
 @pytest.fixture(scope="session")
-def v3() -> Tokenizer:
-    return load_tokenizer(MISTRAL_FILES["v3"])
-
-
-@pytest.fixture(scope="session")
-def tekken() -> Tokenizer:
-    return load_tokenizer(MISTRAL_FILES["tekken"])
-
-
-@pytest.fixture(scope="session")
-def llama_json() -> dict[str, Any]:
+def llama_json(mistral_files: dict[str, Path]) -> dict[str, Any]:
     """Mixtral's v1 model as a `tokenizer.json`, converted as transformers does: merges by the pieces' scores."""
-    model = sentencepiece.SentencePieceProcessor(model_file=str(MISTRAL_FILES["v1"]))
+    model = sentencepiece.SentencePieceProcessor(model_file=str(mistral_files["v1"]))
     vocab = {model.id_to_piece(i): i for i in range(model.get_piece_size())}
     merges = [
         (-model.get_score(i), vocab[piece[:cut]], vocab[piece[cut:]], piece[:cut], piece[cut:])
