@@ -1,4 +1,4 @@
-"""What all tests share: small models and tokenizers, where the text is, long or short counts, a calm machine.
+"""What all tests share: small models and tokenizers, where the text is, long or short counts, a calm machine."""
 
 import io
 import os

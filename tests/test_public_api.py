@@ -44,7 +44,8 @@ def all_errors(root: type[CoterieError]) -> list[type[CoterieError]]:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, coterie, coterie.config, coterie.sizes, coterie.device, coterie.cli.main; sys.exit('torch' in sys.modules)"
+    light = "coterie, coterie.config, coterie.sizes, coterie.device, coterie.errors, coterie.cli.main"
+    code = f"import sys, {light}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

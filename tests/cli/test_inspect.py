@@ -109,7 +109,10 @@ def test_tensors_are_listed_with_shape_and_dtype(tiny: Path, capsys: pytest.Capt
 def test_no_torch_is_imported(tiny: Path) -> None:
     import subprocess
 
-    code = f"import sys; from coterie.cli.main import main; r = main(['inspect', {str(tiny)!r}]); assert 'torch' not in sys.modules; sys.exit(r)"
+    code = (
+        f"import sys; from coterie.cli.main import main; code = main(['inspect', {str(tiny)!r}]); "
+        "assert 'torch' not in sys.modules; sys.exit(code)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 

@@ -45,7 +45,7 @@ def raising(error: BaseException) -> object:
 def test_help_and_version_import_neither_torch_nor_a_verb() -> None:
     code = (
         "import sys; from coterie.cli.main import main; assert main([%r]) == 0; "
-        "bad = {'torch', 'numpy', 'huggingface_hub', 'rich', 'coterie.cli.inspect', 'coterie.cli.generate'} & set(sys.modules); "
+        "bad = {'torch', 'numpy', 'huggingface_hub', 'rich', 'coterie.cli.inspect', 'coterie.api'} & set(sys.modules); "
         "sys.exit(str(bad) if bad else 0)"
     )
     for flag in ("--help", "--version"):

@@ -1,4 +1,4 @@
-"""`pull` against a stand-in for the hub: what is asked for, what is refused, what is taken up again, what is checked."""
+"""`pull` against a stand-in for the hub: what is asked for, refused, taken up again, checked."""
 
 import hashlib
 import json
@@ -29,6 +29,7 @@ class Hub:
         self.claimed_size: dict[str, int] = {}
         self.cut: dict[str, list[int]] = {}  # after so many bytes of the body the line drops, once for each entry
         self.is_gated = False
+        self.tells_sizes = True
         self.status: int | None = None
         self.requests: list[tuple[str, str, str | None]] = []  # method, path, Range
         hub = self
@@ -76,7 +77,7 @@ class Hub:
             entry: dict[str, Any] = {"rfilename": name, "size": size, "blobId": hashlib.sha1(body).hexdigest()}
             if name.endswith((".safetensors", ".gguf", ".bin")):
                 entry["lfs"] = {"size": size, "sha256": self.sha256(name), "pointerSize": 130}
-            siblings.append(entry)
+            siblings.append(entry if self.tells_sizes else {"rfilename": name})
         return {"id": NAME, "modelId": NAME, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
 
     def send_file(self, request: BaseHTTPRequestHandler, name: str) -> None:
@@ -128,7 +129,7 @@ FILES = {
     "onnx/config.json": b"{}",
     ".gitattributes": b"",
 }
-WANTED = sorted(set(list(FILES)[:4] + ["tokenizer.model", "README.md"]))
+WANTED = sorted([*list(FILES)[:4], "tokenizer.model", "README.md"])
 
 
 @pytest.fixture
@@ -220,6 +221,15 @@ def test_a_disk_that_is_too_small_is_noticed_before_any_download(hub: Hub, capsy
     hub.claimed_size["model-00001-of-00002.safetensors"] = 10**18
     code, _, err = pull(capsys)
     assert code == 2 and "needs 1,000,000,000.0 GB more" in err and "HF_HOME" in err and hub.fetched() == []
+
+
+def test_sizes_and_hashes_come_from_the_files_headers_where_the_list_has_none(
+    hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.tells_sizes = False
+    code, _, err = pull(capsys)
+    assert code == 0 and f"6 files, {sum(len(FILES[n]) for n in WANTED) / 1000:.1f} kB" in err
+    assert [m for m, p, _ in hub.requests if p.endswith(".bin")] == []
 
 
 def test_a_gated_model_says_how_to_log_in(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,7 +77,19 @@ def plan(repository: str, *, file: str | None = None, revision: str | None = Non
     if not info.sha or not _COMMIT.fullmatch(info.sha):
         raise DownloadError(f"{constants.ENDPOINT} gives no commit for {repository}; is it a Hugging Face hub?")
     files, left_out = choose_files(repository, found, file)
+    try:
+        files = [f if f.size is not None else _with_size(repository, f, info.sha) for f in files]
+    except Exception as e:
+        raise explain(e, repository, revision) from e
     return Plan(repository, revision or "main", info.sha, tuple(files), tuple(left_out))
+
+
+def _with_size(repository: str, file: RemoteFile, commit: str) -> RemoteFile:
+    """The file with the size that its own headers tell; some mirrors of the hub list names alone."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(repository, file.name, revision=commit, endpoint=constants.ENDPOINT)
+    return RemoteFile(file.name, get_hf_file_metadata(url).size, file.sha256)
 
 
 def choose_files(repository: str, found: list[RemoteFile], file: str | None) -> tuple[list[RemoteFile], list[str]]:

@@ -85,6 +85,7 @@ def _warn_reuse(files: "list[TokenFile]", wanted: int) -> None:
 
 def _tokenizer(plan: "Recipe", folder: Path) -> Path:
     """The folder of the tokenizer the recipe names, trained first where it asks for that."""
+    from coterie.tokenizer.export import write_huggingface_tokenizer
     from coterie.tokenizer.training import train_sentencepiece
     from coterie.train.data import read_texts
     from coterie.train.recipe import expand_path
@@ -98,6 +99,7 @@ def _tokenizer(plan: "Recipe", folder: Path) -> Path:
         target.mkdir(parents=True, exist_ok=True)
         texts = (text for name in plan.data.files for text in read_texts(expand_path(name)))
         train_sentencepiece(texts, wanted["vocab_size"], target / "tokenizer.model.partial")
+        write_huggingface_tokenizer(target / "tokenizer.model.partial", target)
         (target / "tokenizer.model.partial").rename(target / "tokenizer.model")
     return target
 
@@ -146,6 +148,5 @@ def _save_model(trainer: "Trainer", tokenizer_dir: Path, target: Path) -> None:
 
     model = trainer.model
     files = tokenizer_files(tokenizer_dir)
-    if target.exists():
-        shutil.rmtree(target)
-    save_huggingface(target, model.config, model.tensors(), dtype=model.config.torch_dtype, extra_files=files)
+    dtype = model.config.torch_dtype
+    save_huggingface(target, model.config, model.tensors(), dtype=dtype, extra_files=files, replace=True)
