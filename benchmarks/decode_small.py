@@ -23,7 +23,9 @@ def main() -> None:
     args = parser.parse_args()
     lm = coterie.load(dtype=args.dtype)
     theirs = mixtral_of_transformers(lm.model)
-    prompt = lm.tokenizer.encode("Il était une fois une petite fille qui vivait avec sa mère dans un village.", bos=True)
+    prompt = lm.tokenizer.encode(
+        "Il était une fois une petite fille qui vivait avec sa mère dans un village.", bos=True
+    )
     eos, n = lm.config.eos_ids[0], args.tokens
 
     def ours() -> float:

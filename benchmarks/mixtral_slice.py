@@ -34,9 +34,8 @@ def main() -> None:
     @torch.inference_mode()
     def ours() -> tuple[float, float]:
         runner, start = Runner(model), time.perf_counter()
-        for out in runner.feed_all(0, prompt):
-            pass
-        logits = runner.logits(out.hidden_TD[-1:])
+        *_, last = runner.feed_all(0, prompt)
+        logits = runner.logits(last.hidden_TD[-1:])
         read, token = time.perf_counter(), int(logits.argmax())
         for _ in range(args.tokens):
             token = int(runner.logits(runner.step([token]).hidden_TD).argmax())

@@ -66,7 +66,9 @@ def mixtral_of_transformers(model: Transformer) -> Any:
 def _names(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
     renamed = []
     for name, tensor in tensors.items():
-        name = {"embed": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"}.get(name, name)
+        name = {"embed": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"}.get(
+            name, name
+        )
         for ours, theirs in (
             ("attention_norm", "input_layernorm.weight"), ("moe_norm", "post_attention_layernorm.weight"),
             ("attention.q", "self_attn.q_proj.weight"), ("attention.k", "self_attn.k_proj.weight"),

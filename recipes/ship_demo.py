@@ -1,6 +1,6 @@
 """Make the folder of the model that ships from a finished run of demo.toml, with its card.
 
-    python recipes/ship_demo.py runs/demo src/coterie/demo
+python recipes/ship_demo.py runs/demo src/coterie/demo
 """
 
 import gzip
@@ -50,12 +50,16 @@ def _total_shares(scores: dict[str, Any]) -> list[list[float]]:
     """Loads over all valid files together, by tokens, as multiples of the fair share."""
     n = sum(s["tokens"] for s in scores.values())
     layers = range(len(next(iter(scores.values()))["shares"]))
-    return [
-        [sum(s["shares"][i][e] * s["tokens"] for s in scores.values()) / n for e in range(8)] for i in layers
-    ]
+    return [[sum(s["shares"][i][e] * s["tokens"] for s in scores.values()) / n for e in range(8)] for i in layers]
 
 
-CARD = """# The model that ships with coterie
+CARD = """---
+library_name: coterie
+license: apache-2.0
+language: [en, fr, de, es, it]
+---
+
+# The model that ships with coterie
 
 A small Mixtral: 8 experts, top 2, grouped-query attention, rotary embedding, SwiGLU, a byte-fallback BPE vocabulary of
 8,192 pieces, 6 layers of width 256, tied embeddings, context 2,048. 11.5 M parameters, of which 4.9 M are used for a

@@ -31,19 +31,28 @@ def test_command_runs(line: str, tmp_path: Path) -> None:
     program, *words = shlex.split(line, comments=True)
     assert program == "coterie"
     done = subprocess.run(
-        [sys.executable, "-m", "coterie", *words], capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False
+        [sys.executable, "-m", "coterie", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
 
 def test_python_runs() -> None:
-    done = subprocess.run([sys.executable, "-c", blocks("python")[0]], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", blocks("python")[0]], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "torch.Size([" in done.stdout
 
 
-@pytest.mark.parametrize("name", [w.split()[1] for b in blocks("bash") for w in b.splitlines() if w.startswith("coterie ")])
+@pytest.mark.parametrize(
+    "name", [w.split()[1] for b in blocks("bash") for w in b.splitlines() if w.startswith("coterie ")]
+)
 def test_verbs_that_are_not_run_exist(name: str) -> None:
     from coterie.cli.main import VERBS
 

@@ -6,7 +6,7 @@
 A folder without a tokenizer loads, and takes token ids wherever text is taken. Every call starts from an empty cache.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,17 @@ from coterie.tokenizer.chat import ChatForm, detect_chat_form
 from coterie.tokenizer.chat import chat_form as find_chat_form
 from coterie.tokenizer.messages import read_messages
 
-__all__ = ["Completion", "Delta", "LanguageModel", "RoutingTrace", "Score", "TokenLogprob", "Usage", "load"]
+__all__ = [
+    "Completion",
+    "Delta",
+    "LanguageModel",
+    "RoutingTrace",
+    "Score",
+    "TokenLogprob",
+    "Usage",
+    "load",
+    "open_model",
+]
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
@@ -47,11 +57,25 @@ def load(
     """
     if quantize is not None:
         raise RequestError(f"quantize is {quantize!r}, but quantization is not there yet: leave it out")
+    return open_model(source, device=device, dtype=dtype)
+
+
+def open_model(
+    source: str | Path | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> "LanguageModel":
+    """What `load` does, telling `progress(bytes done, bytes in all)` on the way."""
     folder = find_model(source)
     tokenizer = load_tokenizer(folder) if folder.is_dir() and tokenizer_files(folder) else None
     chat_form = None if tokenizer is None else detect_chat_form(folder, tokenizer)
     return LanguageModel(
-        load_model(folder, dtype=dtype, device=device), tokenizer, chat_form, name=str(source or "demo")
+        load_model(folder, dtype=dtype, device=device, progress=progress),
+        tokenizer,
+        chat_form,
+        name=str(source or "demo"),
     )
 
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from coterie.config import ModelConfig
-from coterie.engine.cache import SlotCache, WholeText
+from coterie.engine.cache import SlotCache
+from coterie.model.attention import WholeSequences
 
 
 def cache_of(window: int | None = None) -> SlotCache:
@@ -127,10 +128,10 @@ def test_a_cleared_slot_hides_what_was_there() -> None:
 
 
 def test_whole_texts() -> None:
-    (segment,) = WholeText(2, 3).extend(0, keys(*range(6)), keys(*range(6)))
+    (segment,) = WholeSequences(2, None).extend(0, keys(*range(6)), keys(*range(6)))
     assert (
         segment.k_BCGP[..., 0, 0].tolist() == [[0, 1, 2], [3, 4, 5]] and segment.is_causal and segment.mask_BSC is None
     )
-    (segment,) = WholeText(2, 3, window=2).extend(0, keys(*range(6)), keys(*range(6)))
+    (segment,) = WholeSequences(2, 2).extend(0, keys(*range(6)), keys(*range(6)))
     assert segment.mask_BSC.int().tolist() == [[[1, 0, 0], [1, 1, 0], [0, 1, 1]]] and not segment.is_causal
-    assert WholeText(1, 3, window=3).extend(0, keys(1, 2, 3), keys(1, 2, 3))[0].is_causal
+    assert WholeSequences(1, 3).extend(0, keys(1, 2, 3), keys(1, 2, 3))[0].is_causal

@@ -3,14 +3,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from coterie.engine.cache import WholeText
 from coterie.model import Transformer
+from coterie.model.attention import WholeSequences
 
 
 def logits(model: Transformer, ids: list[int], n_sequences: int = 1, shift: int = 0) -> torch.Tensor:
     S = len(ids) // n_sequences
     positions_T = torch.arange(S).repeat(n_sequences) + shift
-    cache = WholeText(n_sequences, S, model.config.sliding_window)
+    cache = WholeSequences(n_sequences, model.config.sliding_window)
     with torch.inference_mode():
         return model.head(model(torch.tensor(ids), positions_T, cache).hidden_TD)
 
@@ -34,9 +34,9 @@ def test_every_parameter_has_a_name(make_model: Callable[..., Transformer], fiel
 
 def test_one_routing_for_each_sparse_layer(make_model: Callable[..., Transformer]) -> None:
     ids, positions = torch.tensor([1, 2]), torch.arange(2)
-    output = make_model()(ids, positions, WholeText(1, 2))
+    output = make_model()(ids, positions, WholeSequences(1, None))
     assert [r.ids_TK.shape for r in output.routings] == [(2, 2)] * 3
-    assert make_model(num_local_experts=None)(ids, positions, WholeText(1, 2)).routings == []
+    assert make_model(num_local_experts=None)(ids, positions, WholeSequences(1, None)).routings == []
 
 
 def test_a_later_token_changes_no_earlier_one(make_model: Callable[..., Transformer]) -> None:

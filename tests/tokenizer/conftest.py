@@ -9,6 +9,7 @@ import sentencepiece
 
 from coterie.tokenizer import Tokenizer, load_tokenizer
 
+
 @pytest.fixture(scope="session")
 def v1(mistral_files: dict[str, Path]) -> Tokenizer:
     return load_tokenizer(mistral_files["v1"])

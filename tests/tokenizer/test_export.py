@@ -6,8 +6,15 @@ from coterie.tokenizer import load_tokenizer
 from coterie.tokenizer.export import write_huggingface_tokenizer
 
 TEXTS = [
-    "Il était une fois", " two  spaces ", "Straße 1234", "def f(x):\n    return x\n\n\n", "日本 🙂", "", "\t<s>", "a" * 40,
-]  # fmt: skip
+    "Il était une fois",
+    " two  spaces ",
+    "Straße 1234",
+    "def f(x):\n    x\n\n",
+    "日本 🙂",
+    "",
+    "\t<s>",
+    "a" * 40,
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
 import gzip
+import itertools
 import json
 from pathlib import Path
 
@@ -30,7 +31,9 @@ class ByteTokenizer:
 
 def files(*lengths: int) -> list[TokenFile]:
     ends = np.cumsum((0, *lengths))
-    return [TokenFile(f"f{i}", np.arange(a, b, dtype=np.uint32), 1) for i, (a, b) in enumerate(zip(ends, ends[1:], strict=False))]
+    return [
+        TokenFile(f"f{i}", np.arange(a, b, dtype=np.uint32), 1) for i, (a, b) in enumerate(itertools.pairwise(ends))
+    ]
 
 
 def test_every_window_comes_once_before_any_comes_twice() -> None:
@@ -76,12 +79,14 @@ def test_tokenised_once_and_again_when_the_file_changes(tmp_path: Path) -> None:
     with gzip.open(path, "wt") as out:
         out.write(json.dumps({"text": "ab"}) + "\n" + json.dumps({"text": "é"}) + "\n")
     for _ in range(2):
-        file = tokenize_file(path, ByteTokenizer(), tmp_path / "cache", seen.append)
+        file = tokenize_file(path, ByteTokenizer(), tmp_path / "cache", lambda done, total: seen.append(done))
         assert file.name == "a" and file.n_bytes == 4
         assert file.ids.tolist() == [97, 98, 256, 195, 169, 256]
     assert seen == [2, 4]
     path.write_bytes(gzip.compress(b'{"text": "c"}\n'))
-    assert tokenize_file(path, ByteTokenizer(), tmp_path / "cache", seen.append).ids.tolist() == [99, 256]
+    assert tokenize_file(
+        path, ByteTokenizer(), tmp_path / "cache", lambda done, total: seen.append(done)
+    ).ids.tolist() == [99, 256]
 
 
 @pytest.mark.parametrize(
@@ -106,4 +111,4 @@ def test_missing_and_empty_files(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     for path, sentence in ((tmp_path / "none.jsonl", "not a file"), (tmp_path / "empty.jsonl", "holds no text")):
         with pytest.raises(DataError, match=sentence):
-            tokenize_file(path, ByteTokenizer(), tmp_path / "cache", lambda n: None)
+            tokenize_file(path, ByteTokenizer(), tmp_path / "cache", lambda done, total: None)

@@ -15,7 +15,9 @@ def test_equals_plain_cross_entropy_with_both_gradients(n_rows: int) -> None:
     ours = linear_cross_entropy(x, weight, targets)
     grads = torch.autograd.grad(ours, (x, weight))
     plain = functional.cross_entropy(x @ weight.T, targets, ignore_index=-1, reduction="sum")
-    expected = torch.autograd.grad(plain, (x, weight)) if n_rows > 1 else (torch.zeros_like(x), torch.zeros_like(weight))
+    expected = (
+        torch.autograd.grad(plain, (x, weight)) if n_rows > 1 else (torch.zeros_like(x), torch.zeros_like(weight))
+    )
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-4)
     for got, want in zip(grads, expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)

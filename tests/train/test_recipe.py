@@ -37,7 +37,7 @@ def test_whole_numbers_pass_for_numbers(tmp_path: Path) -> None:
         ("[data]\n[train]\nsteps = 1\n", r"\[data\] needs the key 'files'"),
         (MINIMAL + "warm_up = 5\n", "'warm_up'; did you mean 'warmup'"),
         (MINIMAL + "[optim]\n", "'optim' is not a section"),
-        (MINIMAL + '[model]\nhidden_sise = 3\n', "did you mean 'hidden_size'"),
+        (MINIMAL + "[model]\nhidden_sise = 3\n", "did you mean 'hidden_size'"),
         (MINIMAL + "[model]\nnum_local_experts = 0\n", "num_local_experts is 0"),
         (MINIMAL + 'lr = "fast"\n', "lr is 'fast'"),
         (MINIMAL + "lr = nan\n", "lr is nan"),

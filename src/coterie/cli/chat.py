@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coterie.cli.chat_session import Session
+from coterie.cli.model_argument import load_with_bar
 from coterie.cli.output import is_terminal, note
 from coterie.cli.sampling_options import parse_setting
 from coterie.errors import CoterieError, RequestError
@@ -37,12 +38,13 @@ def command(
     """Talk to MODEL (default: demo). /help lists what may be typed beside text.
 
     \b
+    coterie chat path/to/Mixtral-8x7B-Instruct-v0.1 --system "Be brief." --temperature 0.7
+
+    \b
     A turn of several lines: between two lines of \"\"\", or with a backslash at the end of each but the last.
     """
-    from coterie.api import load
-
     options = {name: value for name, value in flags.items() if value is not None}
-    session = Session(load(model), {**options, **dict(parse_setting(s) for s in settings)}, chat_form)
+    session = Session(load_with_bar(model), {**options, **dict(parse_setting(s) for s in settings)}, chat_form)
     if system:
         session.obey(f"/system {system}")
     if routing:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coterie.cli.model_argument import load_with_bar
 from coterie.cli.output import is_terminal, note, print_json
 from coterie.cli.routed_stream import RoutedStream, choose_layer, routed_prompt
 from coterie.cli.routing_view import coloured, console, legend, svg, table
@@ -68,9 +69,7 @@ def command(
     options = {name: value for name, value in flags.items() if value is not None and value != ()}
     options |= dict(parse_setting(s) for s in settings)
     text = _read_prompt(prompt, file)
-    from coterie.api import load
-
-    lm = load(model)
+    lm = load_with_bar(model)
     if as_json:
         print_json(_document(lm, text, {"logprobs": 0, **options}))
     elif routing is not None or svg_file is not None:

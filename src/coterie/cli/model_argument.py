@@ -1,12 +1,17 @@
 """The MODEL of a command line: a folder, a file, `org/name[:FILE.gguf]` in the Hugging Face cache, or `demo`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from coterie.checkpoint.hub import find_model
+from coterie.cli.output import progress
 
-__all__ = ["model_argument", "resolve_model"]
+if TYPE_CHECKING:
+    from coterie.api import LanguageModel
+
+__all__ = ["load_with_bar", "model_argument", "resolve_model"]
 
 
 def resolve_model(source: str) -> Path:
@@ -15,3 +20,11 @@ def resolve_model(source: str) -> Path:
 
 
 model_argument = click.argument("model", metavar="MODEL")
+
+
+def load_with_bar(source: str) -> "LanguageModel":
+    """The model, with a progress bar where reading it takes a while."""
+    from coterie.api import open_model
+
+    with progress(f"loading {source}") as report:
+        return open_model(source, progress=report)

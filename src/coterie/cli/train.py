@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coterie.cli.output import note, print_json, progress
+
 if TYPE_CHECKING:
     from coterie.model import Transformer
     from coterie.tokenizer.protocol import Tokenizer
@@ -40,15 +42,18 @@ def command(recipe: Path, out: Path | None, steps: int | None, fresh: bool, as_j
     folder.mkdir(parents=True, exist_ok=True)
     trainer, valid, tokenizer_dir = _assemble(plan, folder)
     if trainer.resume():
-        click.echo(f"resuming at step {trainer.step} of {plan.train.steps}", err=True)
+        note(f"resuming at step {trainer.step} of {plan.train.steps}")
     trainer.run(until=steps)
     if trainer.step < plan.train.steps:
-        click.echo(f"stopped at step {trainer.step} of {plan.train.steps}; the same command goes on", err=True)
+        note(f"stopped at step {trainer.step} of {plan.train.steps}; the same command goes on")
         return
     final = _final_scores(trainer.model, valid)
     _save_model(trainer, tokenizer_dir, folder / "model")
     (folder / "scores.json").write_text(json.dumps(final, indent=1) + "\n")
-    click.echo(json.dumps(final) if as_json else f"{folder / 'model'} is ready: coterie generate -m {folder / 'model'} TEXT")
+    if as_json:
+        print_json(final)
+    else:
+        note(f"{folder / 'model'} is ready: coterie generate -m {folder / 'model'} TEXT")
 
 
 def _assemble(plan: "Recipe", folder: Path) -> "tuple[Trainer, list[TokenFile], Path]":
@@ -80,7 +85,7 @@ def _assemble(plan: "Recipe", folder: Path) -> "tuple[Trainer, list[TokenFile], 
 
 def _warn_reuse(files: "list[TokenFile]", wanted: int) -> None:
     there = sum(len(f.ids) for f in files)
-    click.echo(f"{wanted:,} tokens to train on, {there:,} in the files: {wanted / there:.2f} epochs", err=True)
+    note(f"{wanted:,} tokens to train on, {there:,} in the files: {wanted / there:.2f} epochs")
 
 
 def _tokenizer(plan: "Recipe", folder: Path) -> Path:
@@ -95,7 +100,7 @@ def _tokenizer(plan: "Recipe", folder: Path) -> Path:
         return expand_path(wanted)
     target = folder / "tokenizer"
     if not (target / "tokenizer.model").exists():
-        click.echo(f"training a vocabulary of {wanted['vocab_size']} pieces", err=True)
+        note(f"training a vocabulary of {wanted['vocab_size']} pieces")
         target.mkdir(parents=True, exist_ok=True)
         texts = (text for name in plan.data.files for text in read_texts(expand_path(name)))
         train_sentencepiece(texts, wanted["vocab_size"], target / "tokenizer.model.partial")
@@ -111,8 +116,9 @@ def _tokens(names: tuple[str, ...], tokenizer: "Tokenizer", folder: Path) -> "li
     files = []
     for name in names:
         path = expand_path(name)
-        files.append(tokenize_file(path, tokenizer, folder / "tokens", lambda n: None))
-        click.echo(f"{files[-1].name}: {len(files[-1].ids):,} tokens, {files[-1].n_bytes:,} bytes", err=True)
+        with progress(f"tokenising {path.name}") as report:
+            files.append(tokenize_file(path, tokenizer, folder / "tokens", report))
+        note(f"{files[-1].name}: {len(files[-1].ids):,} tokens, {files[-1].n_bytes:,} bytes")
     return files
 
 
@@ -122,9 +128,9 @@ def _report(plan: "Recipe") -> Any:
             left = (plan.train.steps - r["step"]) * r["seconds"] / (r["step"] + 1) / 60
             line = f"step {r['step']}/{plan.train.steps}  loss {r['loss']:.3f}  balance {r['balance']:.3f}"
             line += f"  max load +{r['max_vio']:.0%}  {r['tokens_per_s']:,.0f} tok/s  {left:.0f} min left"
-            click.echo(line, err=True)
+            note(line)
         if "valid" in r:
-            click.echo("  bits per byte: " + "  ".join(f"{k} {v:.3f}" for k, v in r["valid"].items()), err=True)
+            note("  bits per byte: " + "  ".join(f"{k} {v:.3f}" for k, v in r["valid"].items()))
 
     return report
 
@@ -132,13 +138,21 @@ def _report(plan: "Recipe") -> Any:
 def _score(model: "Transformer", file: "TokenFile", max_windows: int | None = None) -> dict[str, Any]:
     from coterie.eval.perplexity import score_tokens
 
-    score = score_tokens(model, file.ids, window=model.config.max_position_embeddings, batch=2, max_windows=max_windows)
+    window = model.config.max_position_embeddings
+    with progress(f"scoring {file.name}", unit="windows") as report:
+        score = score_tokens(
+            model,
+            file.ids,
+            window=model.config.max_position_embeddings,
+            batch=2,
+            max_windows=max_windows,
+            progress=report,
+        )
     bytes_per_token = file.n_bytes / len(file.ids)
     return {"bits_per_byte": score.bits_per_byte(bytes_per_token), "tokens": score.n_tokens, "shares": score.shares()}
 
 
 def _final_scores(model: "Transformer", valid: "list[TokenFile]") -> dict[str, Any]:
-    click.echo("scoring the valid files", err=True)
     return {f.name: _score(model, f) for f in valid}
 
 

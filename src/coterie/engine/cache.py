@@ -23,30 +23,11 @@ import torch
 from torch import Tensor
 
 from coterie.config import ModelConfig
-from coterie.model.attention import Segment
+from coterie.model.attention import Segment, window_mask
 
-__all__ = ["SlotCache", "WholeText"]
+__all__ = ["Decode", "Prefill", "SlotCache"]
 
 _SMALLEST = 64  # places; capacity doubles from here
-
-
-class WholeText:
-    """B texts of S tokens each, attended to at once; nothing is kept. With a window, through a banded mask."""
-
-    def __init__(
-        self, n_sequences: int, n_positions: int, window: int | None = None, device: torch.device | str = "cpu"
-    ):
-        self._shape = (n_sequences, n_positions)
-        self._mask_1SS: Tensor | None = None
-        if window is not None and window < n_positions:
-            positions_S = torch.arange(n_positions, device=device)
-            self._mask_1SS = _visible(positions_S, positions_S, window)
-
-    def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> list[Segment]:
-        k, v = (x.view(*self._shape, *x.shape[1:]) for x in (k_TGP, v_TGP))
-        if self._mask_1SS is None:
-            return [Segment(0, len(k_TGP), k, v, None, True)]
-        return [Segment(0, len(k_TGP), k, v, self._mask_1SS, False)]
 
 
 class SlotCache:
@@ -194,7 +175,7 @@ class Prefill:
         queries = torch.arange(first, first + n, device=cache.device)
         if W is None or first + n <= W:
             keys = torch.arange(first + n, device=cache.device)
-            mask = None if first == 0 or n == 1 else _visible(queries, keys, None)
+            mask = None if first == 0 or n == 1 else window_mask(queries, keys, None)
             return _Chunk(slot, row, row + n, first, None, mask, n, None)
         oldest = max(0, first - W + 1)
         keys = torch.arange(oldest, first + n, device=cache.device)
@@ -205,7 +186,7 @@ class Prefill:
             row + n,
             first,
             cache.places(oldest, first),
-            _visible(queries, keys, W),
+            window_mask(queries, keys, W),
             kept,
             cache.places(first + n - kept, first + n),
         )
@@ -228,12 +209,3 @@ class Prefill:
         k_CGP.index_copy_(0, c.places, k_SGP[n - c.kept :])
         v_CGP.index_copy_(0, c.places, v_SGP[n - c.kept :])
         return Segment(c.start, c.stop, k[None], v[None], c.mask_1SC, False)
-
-
-def _visible(queries_S: Tensor, keys_C: Tensor, window: int | None) -> Tensor:
-    """mask_1SC: key j is visible to query i where 0 <= i - j < window."""
-    distance_SC = queries_S[:, None] - keys_C[None, :]
-    visible_SC = distance_SC >= 0
-    if window is not None:
-        visible_SC &= distance_SC < window
-    return visible_SC[None]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from coterie.engine.cache import Decode, Prefill, SlotCache
+from coterie.kernels import products_of
 from coterie.model import Output, Transformer
 
 __all__ = ["CHUNK", "Runner"]
@@ -37,13 +38,15 @@ class Runner:
     @torch.inference_mode()
     def step(self, ids: Sequence[int]) -> Output:
         """One pass over one new token of each of the slots 0..len(ids)-1."""
-        return self._pass(ids, self.cache.decode(len(ids)))
+        with products_of(len(ids), self.model.dtype, self.model.device):
+            return self._pass(ids, self.cache.decode(len(ids)))
 
     @torch.inference_mode()
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Logits [T, V] of these rows, in the model's dtype."""
-        logits_TV: Tensor = self.model.head(hidden_TD)
-        return logits_TV
+        with products_of(len(hidden_TD), self.model.dtype, self.model.device):
+            logits_TV: Tensor = self.model.head(hidden_TD)
+            return logits_TV
 
     def _pass(self, ids: Sequence[int], plan: Prefill | Decode) -> Output:
         ids_T = torch.tensor(ids, device=self.model.device)

@@ -5,7 +5,9 @@ Bits per byte compare across vocabularies; perplexity per token does not. Shapes
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 
 from coterie.model import Transformer
@@ -38,7 +40,7 @@ class Score:
 @torch.inference_mode()
 def score_tokens(
     model: Transformer,
-    ids: Sequence[int],
+    ids: "Sequence[int] | np.ndarray[Any, Any]",
     *,
     window: int,
     batch: int = 4,
@@ -54,7 +56,7 @@ def score_tokens(
         starts = [starts[i * len(starts) // max_windows] for i in range(max_windows)]
     score, bos, done = Score(), model.config.bos_token_id or 0, 0
     while starts:
-        rows = [torch.as_tensor(ids[s : s + window], dtype=torch.int64) for s in starts[:batch]]
+        rows = [torch.from_numpy(np.array(ids[s : s + window], dtype=np.int64)) for s in starts[:batch]]
         rows = [r for r in rows if len(r) == len(rows[0])]
         starts = starts[len(rows) :]
         _add(score, model, torch.stack(rows), bos)
@@ -69,7 +71,8 @@ def _add(score: Score, model: Transformer, targets_BS: torch.Tensor, bos: int) -
     positions_T = torch.arange(S).repeat(B)
     out = model(ids_BS.flatten(), positions_T, WholeSequences(B, model.config.sliding_window))
     head = model.head
-    nats = linear_cross_entropy(head.norm(out.hidden_TD), head.linear.weight, targets_BS.flatten(), model.dtype)
+    hidden_TD, weight_VD = head.norm(out.hidden_TD), head.get_parameter("linear.weight")
+    nats = linear_cross_entropy(hidden_TD, weight_VD, targets_BS.flatten(), model.dtype)
     score.nats += float(nats)
     score.n_tokens += B * S
     counts = [expert_counts(r) for r in out.routings]

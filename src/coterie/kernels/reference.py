@@ -4,6 +4,8 @@ Shapes: T tokens, D model width, N output width, P head width, H query heads, G 
 C positions in the cache, F expert width. Norms, softmax and rotary run in float32 whatever the inputs are.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -23,11 +25,18 @@ def rotary_tables(positions_T: Tensor, head_dim: int, theta: float, dtype: torch
 
     Example, P=4: the angles of one position p are [p, p·theta^-0.5, p, p·theta^-0.5] and the sign row is [-, -, +, +].
     """
-    half = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions_T.device)
-    inverse_P2 = 1.0 / (theta ** (half / head_dim))
-    angle_TP2 = positions_T.to(torch.float32)[:, None] * inverse_P2
-    cos, sin = angle_TP2.cos(), angle_TP2.sin()
-    return torch.cat((cos, cos), -1).unsqueeze(1).to(dtype), torch.cat((-sin, sin), -1).unsqueeze(1).to(dtype)
+    frequency_P, sign_P = _frequencies(head_dim, theta, positions_T.device)
+    angle_T1P = positions_T[:, None, None] * frequency_P
+    return angle_T1P.cos().to(dtype), (angle_T1P.sin() * sign_P).to(dtype)
+
+
+@functools.lru_cache(maxsize=8)
+def _frequencies(head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):  # they may meet autograd later
+        exponent_P2 = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
+        sign_P = torch.ones(head_dim, device=device)
+        sign_P[: head_dim // 2] = -1
+        return (1.0 / theta**exponent_P2).repeat(2), sign_P
 
 
 def rotate(x_THP: Tensor, cos_T1P: Tensor, sin_T1P: Tensor) -> Tensor:

@@ -48,9 +48,9 @@ class WholeSequences:
         self.n_sequences, self.window = n_sequences, window
 
     def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> Sequence[Segment]:
-        k_BSGP, v_BSGP = (t.unflatten(0, (self.n_sequences, -1)) for t in (k_TGP, v_TGP))
+        k_BSGP, v_BSGP = (t.view(self.n_sequences, -1, *t.shape[1:]) for t in (k_TGP, v_TGP))
         S = k_BSGP.shape[1]
-        if self.window is None or S <= self.window:
+        if self.window is None or self.window >= S:
             return [Segment(0, len(k_TGP), k_BSGP, v_BSGP, None, True)]
         at = torch.arange(S, device=k_TGP.device)
         return [Segment(0, len(k_TGP), k_BSGP, v_BSGP, window_mask(at, at, self.window), False)]
@@ -67,8 +67,8 @@ class Attention(nn.Module):
     def forward(self, x_TD: Tensor, rotary: tuple[Tensor, Tensor], cache: KeyValueCache) -> Tensor:
         T, H, G, P = x_TD.shape[0], self.n_heads, self.n_kv_heads, self.head_dim
         qkv = self.qkv(x_TD).view(T, H + 2 * G, P)
-        qk, v_TGP = qkv.split((H + G, G), 1)
-        q_THP, k_TGP = rotate(qk, *rotary).split((H, G), 1)
+        qk, v_TGP = torch.split(qkv, [H + G, G], 1)
+        q_THP, k_TGP = torch.split(rotate(qk, *rotary), [H, G], 1)
         segments = cache.extend(self.layer, k_TGP, v_TGP)
         outs = [_attend(q_THP, s) for s in segments]
         y: Tensor = self.o(outs[0] if len(outs) == 1 else torch.cat(outs))
@@ -77,5 +77,5 @@ class Attention(nn.Module):
 
 def _attend(q_THP: Tensor, s: Segment) -> Tensor:
     B = s.k_BCGP.shape[0]
-    q_BSHP = q_THP[s.start : s.stop].unflatten(0, (B, (s.stop - s.start) // B))
+    q_BSHP = q_THP[s.start : s.stop].view(B, -1, *q_THP.shape[1:])
     return attention(q_BSHP, s.k_BCGP, s.v_BCGP, s.mask_BSC, s.is_causal).reshape(s.stop - s.start, -1)

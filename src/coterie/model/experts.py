@@ -44,22 +44,24 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, routing: Assignment) -> Tensor:
         """Σ over slots 0..K-1, in that order and in float32, of weight · expert(x); a row of -1 gives 0."""
-        if x_TD.shape[0] == 1:
+        if x_TD.shape[0] == 1 and not torch.is_grad_enabled():
             return self._one_token(x_TD, routing)
         K = routing.ids_TK.shape[1]
         dispatch = Dispatch.of(routing.ids_TK, len(self.gate_up))
         x_ND = x_TD.index_select(0, dispatch.pair_N // K)
-        unused_nD, *per_expert = x_ND.split(dispatch.counts)
+        unused_nD, *per_expert = torch.split(x_ND, dispatch.counts)
         out = map(gated_ffn, per_expert, self.gate_up.unbind(), self.down.unbind())
         out_ND = torch.cat([unused_nD * 0, *out])
-        out_TKD = out_ND.index_select(0, dispatch.place_N).unflatten(0, (-1, K))
+        out_TKD = out_ND.index_select(0, dispatch.place_N).view(*routing.ids_TK.shape, -1)
         return _combine(out_TKD, routing.weights_TK).to(x_TD.dtype)
 
     def _one_token(self, x_1D: Tensor, routing: Assignment) -> Tensor:
         """The same for a single token, without sorting."""
-        ids = routing.ids_TK[0].tolist()
-        out = [gated_ffn(x_1D, self.gate_up[e], self.down[e]) if e >= 0 else x_1D * 0 for e in ids]
-        return _combine(torch.stack(out, 1), routing.weights_TK).to(x_1D.dtype)
+        y_1D = torch.zeros(x_1D.shape, dtype=torch.float32, device=x_1D.device)
+        for e, weight in zip(routing.ids_TK[0].tolist(), routing.weights_TK[0].tolist(), strict=True):
+            if e >= 0:
+                y_1D.add_(gated_ffn(x_1D, self.gate_up[e], self.down[e]), alpha=weight)
+        return y_1D.to(x_1D.dtype)
 
 
 def _combine(out_TKD: Tensor, weights_TK: Tensor) -> Tensor:

@@ -66,7 +66,8 @@ class Transformer(nn.Module):
             if c.num_local_experts is None:
                 gate_up = Projection(norm(), Linear(empty(2 * c.intermediate_size, c.hidden_size)))
                 return FeedForward(gate_up, Linear(empty(c.hidden_size, c.intermediate_size)))
-            router = TopKRouter(empty(c.num_local_experts, c.hidden_size), c.num_experts_per_tok, c.norm_topk_prob)
+            router_weight = torch.empty((c.num_local_experts, c.hidden_size), dtype=torch.float32, device=device)
+            router = TopKRouter(router_weight, c.num_experts_per_tok, c.norm_topk_prob)
             experts = Experts(
                 empty(c.num_local_experts, 2 * c.intermediate_size, c.hidden_size),
                 empty(c.num_local_experts, c.hidden_size, c.intermediate_size),
@@ -81,9 +82,10 @@ class Transformer(nn.Module):
 
         self.embed = nn.Parameter(empty(c.vocab_size, c.hidden_size))
         self.layers = nn.ModuleList(Block(attention(i), feed_forward()) for i in range(c.num_hidden_layers))
-        self.head = Projection(norm(), Linear(self.embed if c.tie_word_embeddings else empty(c.vocab_size, c.hidden_size)))
+        head = Linear(self.embed.data if c.tie_word_embeddings else empty(c.vocab_size, c.hidden_size))
         if c.tie_word_embeddings:
-            self.head.linear.weight = self.embed
+            head.weight = self.embed
+        self.head = Projection(norm(), head)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -93,9 +95,7 @@ class Transformer(nn.Module):
     def device(self) -> torch.device:
         return self.embed.device
 
-    def forward(
-        self, ids_T: Tensor, positions_T: Tensor, cache: KeyValueCache, rows: Rows | None = None
-    ) -> Output:
+    def forward(self, ids_T: Tensor, positions_T: Tensor, cache: KeyValueCache, rows: Rows | None = None) -> Output:
         x_TD = functional.embedding(ids_T, self.embed)
         rotary = rotary_tables(positions_T, self.config.head_dim, self.config.rope_theta, x_TD.dtype)
         routings = []
@@ -107,25 +107,36 @@ class Transformer(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Canonical name -> the parameter or the slice of one that holds it, in file order."""
-        c = self.config
-        n_q, n_kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-        named = {"embed": self.embed.data}
+        named = {"embed": self._data("embed")}
         for i, block in enumerate(self.layers):
-            at, ff = f"layers.{i}.attention", block.feed_forward
-            q, k, v = block.attention.qkv.linear.weight.data.split((n_q, n_kv, n_kv))
-            named |= {f"{at}.q": q, f"{at}.k": k, f"{at}.v": v, f"{at}.o": block.attention.o.weight.data}
-            named[f"layers.{i}.attention_norm"] = block.attention.qkv.norm.weight.data
-            if isinstance(ff, MoE):
-                named[f"layers.{i}.moe_norm"] = ff.norm.weight.data
-                named[f"layers.{i}.moe.router"] = ff.router.weight.data
-                named[f"layers.{i}.moe.experts.gate_up"] = ff.experts.gate_up.data
-                named[f"layers.{i}.moe.experts.down"] = ff.experts.down.data
-            else:
-                gate, up = ff.gate_up.linear.weight.data.chunk(2)
-                named[f"layers.{i}.moe_norm"] = ff.gate_up.norm.weight.data
-                named |= {f"layers.{i}.feed_forward.{n}": t for n, t in (("gate", gate), ("up", up))}
-                named[f"layers.{i}.feed_forward.down"] = ff.down.weight.data
-        named["norm"] = self.head.norm.weight.data
-        if not c.tie_word_embeddings:
-            named["head"] = self.head.linear.weight.data
+            named |= self._attention_tensors(f"layers.{i}")
+            named |= (self._sparse_tensors if block.is_sparse else self._dense_tensors)(f"layers.{i}")
+        named["norm"] = self._data("head.norm.weight")
+        if not self.config.tie_word_embeddings:
+            named["head"] = self._data("head.linear.weight")
         return named
+
+    def _data(self, path: str) -> Tensor:
+        return self.get_parameter(path).data
+
+    def _attention_tensors(self, layer: str) -> dict[str, Tensor]:
+        c, at = self.config, f"{layer}.attention"
+        n_q, n_kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+        q, k, v = torch.split(self._data(f"{at}.qkv.linear.weight"), [n_q, n_kv, n_kv])
+        named = {f"{at}.q": q, f"{at}.k": k, f"{at}.v": v, f"{at}.o": self._data(f"{at}.o.weight")}
+        return named | {f"{layer}.attention_norm": self._data(f"{at}.qkv.norm.weight")}
+
+    def _sparse_tensors(self, layer: str) -> dict[str, Tensor]:
+        ff = f"{layer}.feed_forward"
+        return {
+            f"{layer}.moe_norm": self._data(f"{ff}.norm.weight"),
+            f"{layer}.moe.router": self._data(f"{ff}.router.weight"),
+            f"{layer}.moe.experts.gate_up": self._data(f"{ff}.experts.gate_up"),
+            f"{layer}.moe.experts.down": self._data(f"{ff}.experts.down"),
+        }
+
+    def _dense_tensors(self, layer: str) -> dict[str, Tensor]:
+        ff = f"{layer}.feed_forward"
+        gate, up = self._data(f"{ff}.gate_up.linear.weight").chunk(2)
+        down = {f"{ff}.down": self._data(f"{ff}.down.weight")}
+        return {f"{layer}.moe_norm": self._data(f"{ff}.gate_up.norm.weight"), f"{ff}.gate": gate, f"{ff}.up": up} | down

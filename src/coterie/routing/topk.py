@@ -13,7 +13,7 @@ __all__ = ["TopKRouter"]
 
 
 class TopKRouter(nn.Module):
-    """`weight` [E, D] in the model's dtype; the product with x is taken in float32."""
+    """`weight` [E, D] is float32 whatever the dtype of the model, so that close logits stay apart."""
 
     def __init__(self, weight_ED: Tensor, top_k: int, renormalise: bool = True):
         super().__init__()
@@ -21,7 +21,7 @@ class TopKRouter(nn.Module):
         self.top_k, self.renormalise = top_k, renormalise
 
     def forward(self, x_TD: Tensor, rows: Rows | None = None) -> Assignment:
-        logits_TE = functional.linear(x_TD.float(), self.weight.float())
+        logits_TE = functional.linear(x_TD.float(), self.weight)
         ids_TK, kept_TK = self._select(logits_TE, rows.replay_ids_TK if rows else None)
         if self.renormalise:
             weights_TK = kept_TK.softmax(-1)

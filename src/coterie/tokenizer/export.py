@@ -15,7 +15,9 @@ __all__ = ["write_huggingface_tokenizer"]
 def write_huggingface_tokenizer(model_file: Path, folder: Path) -> list[Path]:
     """Write both files into `folder` and return them. The model must be a byte-fallback BPE, as `training` makes."""
     model = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
-    control = [model.id_to_piece(i) for i in range(model.get_piece_size()) if model.is_control(i) or model.is_unknown(i)]
+    control = [
+        model.id_to_piece(i) for i in range(model.get_piece_size()) if model.is_control(i) or model.is_unknown(i)
+    ]
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # takes tokenizer.json as it is; LlamaTokenizer's spaces differ
         "bos_token": model.id_to_piece(model.bos_id()),

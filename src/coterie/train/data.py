@@ -28,8 +28,8 @@ def read_texts(path: Path) -> Iterator[str]:
         if ".jsonl" not in path.suffixes:
             yield path.read_text(encoding="utf-8")
             return
-        opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-        with opened as lines:
+        open_text = gzip.open if path.suffix == ".gz" else open
+        with open_text(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 yield _text_of(line, path, number)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as e:
@@ -55,8 +55,11 @@ class TokenFile:
     n_bytes: int
 
 
-def tokenize_file(path: Path, tokenizer: Tokenizer, cache: Path, progress: Callable[[int], None]) -> TokenFile:
-    """Tokenise `path` into `cache/NAME-KEY.npy` (uint32), or map the array that is there. KEY: file, size, vocabulary."""
+def tokenize_file(path: Path, tokenizer: Tokenizer, cache: Path, progress: Callable[[int, int], None]) -> TokenFile:
+    """Tokenise `path` into `cache/NAME-KEY.npy` (uint32), or map the array that is there.
+
+    KEY stands for the file, its size and time, and the vocabulary. `progress(bytes of text so far, 0)`.
+    """
     stat = path.stat() if path.is_file() else None
     if stat is None:
         raise DataError(f"{path} is not a file; recipes find the training text through COTERIE_DATA")
@@ -70,7 +73,7 @@ def tokenize_file(path: Path, tokenizer: Tokenizer, cache: Path, progress: Calla
             ids = tokenizer.encode(text)
             parts.append(np.array([*ids, tokenizer.eos_id or 0], dtype=np.uint32))
             n_bytes += len(text.encode())
-            progress(n_bytes)
+            progress(n_bytes, 0)
         if not parts:
             raise DataError(f"{path} holds no text")
         partial = target.with_suffix(".partial.npy")

@@ -84,7 +84,8 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         t = self.recipe.train
         plan = [list(p) for p in self.recipe.sequence_plan()]
-        return {"model": self.model.config.to_fields(), "steps": t.steps, "batch": t.batch, "plan": plan, "seed": t.seed}
+        fields = self.model.config.to_fields()
+        return {"model": fields, "steps": t.steps, "batch": t.batch, "plan": plan, "seed": t.seed}
 
     def run(self, until: int | None = None) -> None:
         """To step `until` or the last one; on Ctrl-C the state is saved before the interrupt goes on."""
@@ -140,8 +141,8 @@ class Trainer:
         cache = WholeSequences(B, self.model.config.sliding_window)
         output = self.model(ids_BS.flatten(), positions_T, cache)
         head = self.model.head
-        hidden_TD = head.norm(output.hidden_TD)
-        loss = linear_cross_entropy(hidden_TD, head.linear.weight, targets_BS.flatten(), self.model.dtype) / (B * S)
+        hidden_TD, weight_VD = head.norm(output.hidden_TD), head.get_parameter("linear.weight")
+        loss = linear_cross_entropy(hidden_TD, weight_VD, targets_BS.flatten(), self.model.dtype) / (B * S)
         zero = loss.new_zeros(())
         n_layers = max(1, len(output.routings))
         balance = sum((load_balancing_loss(r) for r in output.routings), zero) / n_layers
@@ -153,5 +154,3 @@ class Trainer:
 def _max_violation(counts_E: Tensor) -> float:
     """MaxVio: how far the busiest expert is above its fair share (arXiv 2408.15664, eq. 4)."""
     return float(counts_E.max() / counts_E.mean().clamp(min=1e-9) - 1)
-
-

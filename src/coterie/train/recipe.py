@@ -169,7 +169,7 @@ def _check(recipe: Recipe, path: Path) -> None:
         if value not in allowed:
             listed = ", ".join(map(repr, allowed))
             raise RecipeError(f"{path}: [{section}] {key} is {value!r}, supported now: {listed}")
-    positive = [(recipe.train, k) for k in ("steps", "batch", "accumulate", "lr", "clip")]
+    positive: list[tuple[Any, str]] = [(recipe.train, k) for k in ("steps", "batch", "accumulate", "lr", "clip")]
     positive += [(recipe.run, k) for k in ("eval_every", "save_every")]
     for part, key in positive:
         if getattr(part, key) <= 0:
@@ -187,7 +187,8 @@ def _check(recipe: Recipe, path: Path) -> None:
                 f"in {recipe.train.accumulate} micro-batches"
             )
     if recipe.data.weights and len(recipe.data.weights) != len(recipe.data.files):
-        raise RecipeError(f"{path}: [data] weights has {len(recipe.data.weights)} numbers for {len(recipe.data.files)} files")
+        counts = f"{len(recipe.data.weights)} numbers for {len(recipe.data.files)} files"
+        raise RecipeError(f"{path}: [data] weights has {counts}")
     ModelConfig.from_fields(recipe.model, where=f"{path}: [model]")
     longest = recipe.model.get("max_position_embeddings", ModelConfig.max_position_embeddings)
     if max(lengths) > longest:
