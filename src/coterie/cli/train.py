@@ -143,7 +143,7 @@ def _score(model: "Transformer", file: "TokenFile", max_windows: int | None = No
         score = score_tokens(
             model,
             file.ids,
-            window=model.config.max_position_embeddings,
+            window=window,
             batch=2,
             max_windows=max_windows,
             progress=report,
