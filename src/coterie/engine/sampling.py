@@ -89,19 +89,22 @@ def _adjusted(raw_V: Tensor, draw: Draw) -> Tensor:
 
 
 def _drawn(logits_V: Tensor, p: SamplingParams, u: float) -> int:
-    """The token whose stretch of the cumulative distribution, most likely first, holds u."""
-    sorted_V, ids_V = logits_V.double().sort(descending=True, stable=True)
-    if p.top_k:
-        sorted_V = sorted_V[: p.top_k]
-    prob_V = ((sorted_V - sorted_V[0]) / p.temperature).softmax(0)
+    """The token whose stretch of the cumulative distribution holds u: likeliest first, or by id where no filter ranks."""
+    ids_V: Tensor | None = None
+    if p.top_k or p.top_p < 1:
+        logits_V, ids_V = logits_V.sort(descending=True, stable=True)
+        logits_V = logits_V[: p.top_k] if p.top_k else logits_V
+    prob_V = ((logits_V.double() - logits_V.max()) / p.temperature).softmax(0)
     if p.top_p < 1:
         before_V = prob_V.cumsum(0) - prob_V
         prob_V = prob_V[: max(1, int((before_V < p.top_p).sum()))]
     if p.min_p:
-        prob_V = prob_V[: int((prob_V >= p.min_p * prob_V[0]).sum())]
+        prob_V = prob_V.where(prob_V >= p.min_p * prob_V.max(), 0.0)
     total_V = prob_V.cumsum(0)
     place = int(torch.searchsorted(total_V, u * total_V[-1], right=True))
-    return int(ids_V[min(place, len(total_V) - 1)])
+    last = int(prob_V.nonzero()[-1])
+    place = min(place, last)
+    return place if ids_V is None else int(ids_V[place])
 
 
 def _logprob(raw_V: Tensor, token: int, n_top: int) -> TokenLogprob:
