@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from coterie.checkpoint.load import load_model
+from coterie.cli.main import main
 from coterie.tokenizer.load import load_tokenizer
 
 RECIPE = """
@@ -78,6 +79,8 @@ def test_killed_run_goes_on_from_its_last_state(recipe: Path) -> None:
     run.communicate()
     again = train(recipe, "--steps", "1")
     assert again.returncode == 0 and "resuming at step" in again.stderr
+    logged = [json.loads(line)["step"] for line in (recipe.parent / "run" / "log.jsonl").read_text().splitlines()]
+    assert logged and logged == list(range(len(logged)))
 
 
 def test_unset_data_folder_is_one_sentence(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,3 +88,48 @@ def test_unset_data_folder_is_one_sentence(recipe: Path, monkeypatch: pytest.Mon
     done = train(recipe)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines() == ["coterie: $TEXT/run names an environment variable that is not set"]
+
+
+def test_fresh_removes_what_a_run_left_and_nothing_else(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = recipe.parent / "run"
+    (folder / "model").mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    recipe.write_text(recipe.read_text().replace("a.txt", "none.txt"))  # so that it stops right after
+    assert main(["train", str(recipe), "--fresh"]) == 2
+    assert (folder / "model").exists()  # no run was here, so that folder is somebody's own
+    (folder / "log.jsonl").write_text("")
+    assert main(["train", str(recipe), "--fresh"]) == 2
+    assert {p.name for p in folder.iterdir()} == {"notes.txt", "tokenizer"}
+    assert "none.txt" in capsys.readouterr().err
+
+
+def test_another_vocabulary_than_the_one_in_the_folder_is_refused(
+    recipe: Path, sentencepiece_bytes: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = recipe.parent / "run" / "tokenizer"
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.model").write_bytes(sentencepiece_bytes)
+    assert main(["train", str(recipe)]) == 2
+    assert "has 340 pieces from an earlier run and the recipe asks for 512" in capsys.readouterr().err
+
+
+def test_a_vocabulary_smaller_than_the_tokenizer_is_refused(
+    recipe: Path, sentencepiece_bytes: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (recipe.parent / "tokenizer.model").write_bytes(sentencepiece_bytes)
+    text = recipe.read_text().replace("{ vocab_size = 512 }", '"$TEXT"')
+    recipe.write_text(text.replace("[model]", "[model]\nvocab_size = 100"))
+    assert main(["train", str(recipe)]) == 2
+    assert "vocab_size is 100" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ['{"text": 1}\n', "", '{"text": "a"}\n'])
+def test_text_that_no_vocabulary_can_be_trained_on(
+    recipe: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (recipe.parent / "a.jsonl").write_text(content)
+    recipe.write_text(recipe.read_text().replace("a.txt", "a.jsonl"))
+    assert main(["train", str(recipe)]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("coterie: ")]
+    assert len(errors) == 1 and "fault of coterie" not in errors[0]
+    assert not (recipe.parent / "run" / "tokenizer" / "tokenizer.model").exists()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from coterie.config import ModelConfig
+from coterie.errors import DataError
 from coterie.eval.perplexity import score_tokens
 from coterie.model import Transformer
 from coterie.train.loop import initialise
@@ -57,3 +58,13 @@ def test_evenly_spaced_windows_where_all_are_too_many(model: Transformer) -> Non
     seen: list[tuple[int, int]] = []
     score = score_tokens(model, list(range(30)), window=3, max_windows=2, progress=lambda d, t: seen.append((d, t)))
     assert score.n_tokens == 6 and seen[-1] == (2, 2)
+
+
+def test_a_text_shorter_than_a_window_is_one_short_window(model: Transformer) -> None:
+    ids = [5, 9, 4]
+    assert score_tokens(model, ids, window=50).nats == pytest.approx(by_hand(model, ids, 50), rel=1e-5)
+
+
+def test_nothing_to_score_is_an_error(model: Transformer) -> None:
+    with pytest.raises(DataError, match="no tokens to score"):
+        score_tokens(model, [], window=4)

@@ -70,3 +70,47 @@ def test_the_output_has_the_inputs_dtype() -> None:
     for n in (1, 3):
         y = experts(torch.ones(n, D, dtype=torch.bfloat16), assignment([[0, 1]] * n, [[0.5, 0.5]] * n))
         assert y.dtype == torch.bfloat16 and y[0, 0].item() == pytest.approx(1.5, rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_a_single_row_equals_the_same_row_among_others(dtype: torch.dtype, top_k: int) -> None:
+    """One row takes a path without sorting; with gradients on, the general path takes it too."""
+    generator = torch.Generator().manual_seed(top_k)
+    parts = torch.randn(4, 12, D, generator=generator), torch.randn(4, D, 6, generator=generator)
+    experts = Experts(*(p.to(dtype) for p in parts))
+    ids = torch.stack([torch.randperm(4, generator=generator)[:top_k] for _ in range(5)]).int()
+    weights, x_TD = torch.rand(5, top_k, generator=generator), torch.randn(5, D, generator=generator).to(dtype)
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.05}
+    together = experts(x_TD, Assignment(ids, weights, torch.zeros(5, 4), {})).detach()
+    for t in range(5):
+        routing = Assignment(ids[t : t + 1], weights[t : t + 1], torch.zeros(1, 4), {})
+        with torch.no_grad():
+            alone = experts(x_TD[t : t + 1], routing)
+        torch.testing.assert_close(alone, together[t : t + 1], **tolerance)
+        torch.testing.assert_close(experts(x_TD[t : t + 1], routing).detach(), together[t : t + 1], **tolerance)
+
+
+def test_gradients_of_input_experts_and_weights() -> None:
+    """Against finite differences; the weighted sum runs in float32, so the step is large."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.tensor([[0, 2], [2, 1], [1, -1]], dtype=torch.int32)
+    shapes = (3, D), (3, 4, D), (3, D, 2), (3, 2)
+    inputs = [torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes]
+
+    def run(x_TD: Tensor, gate_up: Tensor, down: Tensor, weights_TK: Tensor) -> Tensor:
+        module = Experts(torch.empty(3, 4, D), torch.empty(3, D, 2))
+        used = weights_TK.float() * (ids >= 0)
+        routing = Assignment(ids, used, torch.zeros(3, 3), {})
+        named = {"gate_up": gate_up.float(), "down": down.float()}
+        return torch.func.functional_call(module, named, (x_TD.float(), routing)).double()
+
+    assert torch.autograd.gradcheck(run, inputs, eps=1e-2, atol=5e-3)
+
+
+def test_an_expert_without_a_token_gets_a_gradient_of_zero() -> None:
+    """None would keep it out of weight decay and, in distributed training, hang the others."""
+    experts = Experts(torch.randn(3, 4, D), torch.randn(3, D, 2))
+    experts(torch.randn(2, D), assignment([[0, 2]] * 2, [[0.5, 0.5]] * 2)).sum().backward()
+    for p in experts.parameters():
+        assert p.grad is not None and not p.grad[1].any() and p.grad[0].any() and p.grad[2].any()

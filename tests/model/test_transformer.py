@@ -54,3 +54,35 @@ def test_texts_of_a_batch_do_not_see_each_other(make_model: Callable[..., Transf
 def test_only_distances_between_positions_matter(make_model: Callable[..., Transformer]) -> None:
     model = make_model()
     torch.testing.assert_close(logits(model, [5, 6, 7], shift=0), logits(model, [5, 6, 7], shift=40), atol=1e-4, rtol=0)
+
+
+LAYER = {
+    "attention.q": (32, 32), "attention.k": (16, 32), "attention.v": (16, 32), "attention.o": (32, 32),
+    "attention_norm": (32,), "moe_norm": (32,),
+}  # fmt: skip
+SPARSE = {"moe.router": (4, 32), "moe.experts.gate_up": (4, 96, 32), "moe.experts.down": (4, 32, 48)}
+DENSE = {"feed_forward.gate": (48, 32), "feed_forward.up": (48, 32), "feed_forward.down": (32, 48)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "inner", "ends"),
+    [
+        ({}, SPARSE, {"embed", "norm", "head"}),
+        ({"num_local_experts": None}, DENSE, {"embed", "norm", "head"}),
+        ({"tie_word_embeddings": True}, SPARSE, {"embed", "norm"}),
+    ],
+)
+def test_the_canonical_names_and_shapes(
+    make_model: Callable[..., Transformer], fields: dict[str, object], inner: dict[str, tuple[int, ...]], ends: set[str]
+) -> None:
+    named = {name: tuple(t.shape) for name, t in make_model(**fields).tensors().items()}
+    expected = {f"layers.{i}.{name}": shape for i in range(3) for name, shape in (LAYER | inner).items()}
+    expected |= {name: (32,) if name == "norm" else (259, 32) for name in ends}
+    assert named == expected
+
+
+def test_queries_keys_and_values_are_rows_of_one_weight(make_model: Callable[..., Transformer]) -> None:
+    model = make_model()
+    fused, named = model.get_parameter("layers.1.attention.qkv.linear.weight"), model.tensors()
+    rows = [named[f"layers.1.attention.{part}"] for part in "qkv"]
+    assert torch.equal(torch.cat(rows), fused) and rows[0].data_ptr() == fused.data_ptr()

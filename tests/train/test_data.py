@@ -1,6 +1,7 @@
 import gzip
 import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,8 @@ def test_tokenised_once_and_again_when_the_file_changes(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": "x"}\n{"txt": 1}\n', "line 2"),
         ("a.jsonl", b"[1]\n", "line 1"),
         ("a.jsonl", b"{", "line 1"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', "line 1"),
+        ("a.jsonl", b'{"text": ' + b"[" * 100_000, "line 1"),
         ("a.jsonl", b"\xff\xfe\n", "cannot be read"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "abc"}\n')[:-9], "cannot be read"),
         ("a.jsonl.gz", b"plain", "cannot be read"),
@@ -112,3 +115,40 @@ def test_missing_and_empty_files(tmp_path: Path) -> None:
     for path, sentence in ((tmp_path / "none.jsonl", "not a file"), (tmp_path / "empty.jsonl", "holds no text")):
         with pytest.raises(DataError, match=sentence):
             tokenize_file(path, ByteTokenizer(), tmp_path / "cache", lambda done, total: None)
+
+
+def test_a_text_of_nothing_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(DataError, match="holds no text"):
+        tokenize_file(tmp_path / "a.txt", ByteTokenizer(), tmp_path / "cache", lambda done, total: None)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_ctrl_c_while_tokenising_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 3)
+
+    def interrupt(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_file(tmp_path / "a.jsonl", ByteTokenizer(), tmp_path / "cache", interrupt)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_files_of_one_name_and_size_in_two_folders_are_two(tmp_path: Path) -> None:
+    rows = []
+    for letter in "ab":
+        path = tmp_path / letter / "t.txt"
+        path.parent.mkdir()
+        path.write_text(letter)
+        os.utime(path, ns=(1, 1))
+        rows.append(tokenize_file(path, ByteTokenizer(), tmp_path / "cache", lambda done, total: None).ids.tolist())
+    assert rows == [[97, 256], [98, 256]]
+
+
+def test_a_vocabulary_without_an_end_adds_none(tmp_path: Path) -> None:
+    tokenizer = ByteTokenizer()
+    tokenizer.eos_id = None
+    (tmp_path / "a.txt").write_text("hi")
+    assert tokenize_file(tmp_path / "a.txt", tokenizer, tmp_path, lambda done, total: None).ids.tolist() == [104, 105]

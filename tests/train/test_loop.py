@@ -1,4 +1,5 @@
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import torch
 
 from coterie.config import ModelConfig
 from coterie.errors import CheckpointError, CoterieError
+from coterie.eval.perplexity import score_tokens
 from coterie.train.data import Batches, TokenFile
 from coterie.train.loop import Trainer
 from coterie.train.recipe import Balance, Data, Recipe, Run, Train
+from coterie.train.state import load_state, save_state
 
 TINY = ModelConfig(
     vocab_size=64, hidden_size=16, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,
@@ -18,7 +21,10 @@ TINY = ModelConfig(
 )  # fmt: skip
 
 
-def trainer(out: Path, config: ModelConfig = TINY, load: float = 0.01, **train: Any) -> Trainer:
+def trainer(
+    out: Path, config: ModelConfig = TINY, load: float = 0.01, device: str = "cpu",
+    dtype: torch.dtype = torch.float32, **train: Any,
+) -> Trainer:  # fmt: skip
     train = {"steps": 6, "batch": 4, "sequence": 16, "lr": 1e-2, "warmup": 2} | train
     recipe = Recipe(
         model={}, data=Data(files=("x",)), train=Train(**train), balance=Balance(load=load), run=Run(save_every=100)
@@ -28,8 +34,8 @@ def trainer(out: Path, config: ModelConfig = TINY, load: float = 0.01, **train: 
     steps, plan = recipe.train.steps, recipe.sequence_plan()
     batches = Batches([TokenFile("x", ids, 4096)], [], plan, steps, recipe.train.batch * plan[0][1], 1, 0)
     out.mkdir(exist_ok=True)
-    dtype, cpu = torch.float32, torch.device("cpu")
-    return Trainer(recipe, config, batches, dtype, cpu, out, lambda model: {"x": 1.0}, lambda record: None)
+    place = torch.device(device)
+    return Trainer(recipe, config, batches, dtype, place, out, lambda model: {"x": 1.0}, lambda record: None)
 
 
 def log(out: Path) -> list[dict[str, Any]]:
@@ -86,12 +92,98 @@ def test_micro_batches_change_nothing_but_the_balance_scope(tmp_path: Path) -> N
         torch.testing.assert_close(p, q, atol=2e-4, rtol=2e-3)
 
 
-def test_not_a_number_stops_the_run_and_names_the_step(tmp_path: Path) -> None:
+def test_not_a_number_stops_the_run_names_the_step_and_spoils_no_state(tmp_path: Path) -> None:
     run = trainer(tmp_path)
+    run.run(until=2)
+    before = {k: v.clone() for k, v in run.optimizer.state().items()}
     with torch.no_grad():
-        run.model.embed[5:] = float("nan")
-    with pytest.raises(CoterieError, match="step 0: the loss"):
+        run.model.embed.mul_(float("nan"))
+    with pytest.raises(CoterieError, match="step 2: the loss"):
         run.run()
+    again = trainer(tmp_path)
+    assert again.resume() and again.step == 2 and len(log(tmp_path)) == 2
+    after = again.optimizer.state()
+    assert all(torch.equal(after[k], v) for k, v in before.items() if k != "master/embed")
+
+
+def test_a_killed_run_logs_every_step_once(tmp_path: Path) -> None:
+    """Steps after the last saved state are trained again, so their first lines, and half a line, are dropped."""
+    trainer(tmp_path / "whole").run()
+    first = trainer(tmp_path / "b")
+    first.run(until=2)
+    state = (tmp_path / "b" / "state.safetensors").read_bytes()
+    first.run(until=4)
+    (tmp_path / "b" / "state.safetensors").write_bytes(state)
+    with (tmp_path / "b" / "log.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    second = trainer(tmp_path / "b")
+    assert second.resume() and second.step == 2
+    second.run()
+    assert [r["step"] for r in log(tmp_path / "b")] == list(range(6))
+    assert [r["loss"] for r in log(tmp_path / "b")] == [r["loss"] for r in log(tmp_path / "whole")]
+
+
+@pytest.mark.parametrize("moment", ["forward", "update", "evaluation"])
+def test_ctrl_c_at_any_moment_resumes_bit_for_bit(tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cut = trainer(tmp_path / "a"), trainer(tmp_path / "b")
+    whole.run()
+    held = {"forward": cut.model, "update": cut.optimizer, "evaluation": cut}[moment]
+    name = {"forward": "forward", "update": "step", "evaluation": "evaluate"}[moment]
+    plain, calls = getattr(held, name), []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == (1 if moment == "evaluation" else 3):
+            signal.raise_signal(signal.SIGINT)  # at the start of an update it must wait until its end
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(held, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cut.run()
+    again = trainer(tmp_path / "b")
+    assert again.resume() and again.step == {"forward": 2, "update": 3, "evaluation": 6}[moment]
+    again.run()
+    assert [r["loss"] for r in log(tmp_path / "a")] == [r["loss"] for r in log(tmp_path / "b")]
+    for p, q in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_interrupt_before_the_first_update_can_be_resumed(tmp_path: Path) -> None:
+    """Then the optimizer has no moments yet."""
+    trainer(tmp_path).save()
+    again = trainer(tmp_path)
+    assert again.resume() and again.step == 0
+    again.run()
+    assert len(log(tmp_path)) == 6
+
+
+def test_state_of_other_text_is_refused(tmp_path: Path) -> None:
+    trainer(tmp_path).run(until=1)
+    other = trainer(tmp_path)
+    other.batches.files = [TokenFile("y", other.batches.files[0].ids, 1)]
+    with pytest.raises(CheckpointError, match="other text"):
+        other.resume()
+
+
+@pytest.mark.parametrize(("meta", "tensors"), [(3, {}), ({"step": 1}, {}), (None, {"master/embed": torch.zeros(2)})])
+def test_a_state_that_is_none_is_refused(tmp_path: Path, meta: Any, tensors: dict[str, torch.Tensor]) -> None:
+    run = trainer(tmp_path)
+    run.save()
+    path = tmp_path / "state.safetensors"
+    save_state(path, tensors, load_state(path)[1] if meta is None else meta)
+    with pytest.raises(CheckpointError, match=r"state\.safetensors"):
+        run.resume()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_trains_resumes_and_is_scored_on_a_gpu(tmp_path: Path, dtype: torch.dtype) -> None:
+    run = trainer(tmp_path, device="cuda", dtype=dtype)
+    run.run(until=3)
+    again = trainer(tmp_path, device="cuda", dtype=dtype)
+    assert again.resume()
+    again.run()
+    assert again.step == 6 and score_tokens(again.model, list(range(3, 40)), window=16).n_tokens == 37
 
 
 def test_dense_model_and_window_and_length_phases_train(tmp_path: Path) -> None:

@@ -34,20 +34,20 @@ def command(recipe: Path, out: Path | None, steps: int | None, fresh: bool, as_j
     from coterie.train.memory import keep_freed_memory
     from coterie.train.recipe import expand_path, read_recipe
 
-    keep_freed_memory()
     plan = read_recipe(recipe)
     folder = out or expand_path(plan.run.out)
-    if fresh and folder.exists():
-        shutil.rmtree(folder)
+    if fresh:
+        _forget(folder)
     folder.mkdir(parents=True, exist_ok=True)
     trainer, valid, tokenizer_dir = _assemble(plan, folder)
     if trainer.resume():
         note(f"resuming at step {trainer.step} of {plan.train.steps}")
+    keep_freed_memory()
     trainer.run(until=steps)
     if trainer.step < plan.train.steps:
         note(f"stopped at step {trainer.step} of {plan.train.steps}; the same command goes on")
         return
-    final = _final_scores(trainer.model, valid)
+    final = {f.name: _score(trainer.model, f, _window(plan)) for f in valid}
     _save_model(trainer, tokenizer_dir, folder / "model")
     (folder / "scores.json").write_text(json.dumps(final, indent=1) + "\n")
     if as_json:
@@ -56,9 +56,21 @@ def command(recipe: Path, out: Path | None, steps: int | None, fresh: bool, as_j
         note(f"{folder / 'model'} is ready: coterie generate -m {folder / 'model'} TEXT")
 
 
+def _forget(folder: Path) -> None:
+    """Remove what a run left, and nothing else: `--out` may name a folder that holds more."""
+    if not any((folder / name).exists() for name in ("log.jsonl", "state.safetensors", "tokens")):
+        return
+    for name in ("log.jsonl", "state.safetensors", "scores.json"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("tokenizer", "tokens", "model"):
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
+
+
 def _assemble(plan: "Recipe", folder: Path) -> "tuple[Trainer, list[TokenFile], Path]":
     from coterie.config import ModelConfig
     from coterie.device import choose_device, choose_dtype
+    from coterie.errors import RecipeError
     from coterie.tokenizer.load import load_tokenizer
     from coterie.train.data import Batches
     from coterie.train.loop import Trainer
@@ -70,6 +82,11 @@ def _assemble(plan: "Recipe", folder: Path) -> "tuple[Trainer, list[TokenFile], 
     dtype = choose_dtype(plan.train.dtype, "bfloat16", device)
     named = {"torch_dtype": str(dtype).removeprefix("torch.")}
     config = ModelConfig.from_fields(fields | named | plan.model, where="[model]")
+    if config.vocab_size < tokenizer.vocab_size:
+        raise RecipeError(
+            f"[model] vocab_size is {config.vocab_size} and {tokenizer_dir} has {tokenizer.vocab_size} pieces; "
+            "leave it out, and it is taken from the tokenizer"
+        )
     train, valid = (_tokens(paths, tokenizer, folder) for paths in (plan.data.files, plan.data.valid))
     t, sequence_plan = plan.train, plan.sequence_plan()
     tokens = t.batch * sequence_plan[0][1]
@@ -78,7 +95,7 @@ def _assemble(plan: "Recipe", folder: Path) -> "tuple[Trainer, list[TokenFile], 
     _warn_reuse(train, t.steps * tokens)
 
     def evaluate(model: "Transformer") -> dict[str, float]:
-        return {f.name: _score(model, f, max_windows=8)["bits_per_byte"] for f in valid}
+        return {f.name: _score(model, f, _window(plan), max_windows=8)["bits_per_byte"] for f in valid}
 
     return Trainer(plan, config, batches, dtype, device, folder, evaluate, _report(plan)), valid, tokenizer_dir
 
@@ -99,7 +116,9 @@ def _tokenizer(plan: "Recipe", folder: Path) -> Path:
     if isinstance(wanted, str):
         return expand_path(wanted)
     target = folder / "tokenizer"
-    if not (target / "tokenizer.model").exists():
+    if (target / "tokenizer.model").exists():
+        _check_vocabulary(target, wanted["vocab_size"])
+    else:
         note(f"training a vocabulary of {wanted['vocab_size']} pieces")
         target.mkdir(parents=True, exist_ok=True)
         texts = (text for name in plan.data.files for text in read_texts(expand_path(name)))
@@ -107,6 +126,18 @@ def _tokenizer(plan: "Recipe", folder: Path) -> Path:
         write_huggingface_tokenizer(target / "tokenizer.model.partial", target)
         (target / "tokenizer.model.partial").rename(target / "tokenizer.model")
     return target
+
+
+def _check_vocabulary(folder: Path, wanted: int) -> None:
+    from coterie.errors import RecipeError
+    from coterie.tokenizer.load import load_tokenizer
+
+    found = load_tokenizer(folder).vocab_size
+    if found != wanted:
+        raise RecipeError(
+            f"{folder} has {found} pieces from an earlier run and the recipe asks for {wanted}; choose another "
+            "[run] out, or start again with --fresh"
+        )
 
 
 def _tokens(names: tuple[str, ...], tokenizer: "Tokenizer", folder: Path) -> "list[TokenFile]":
@@ -135,25 +166,19 @@ def _report(plan: "Recipe") -> Any:
     return report
 
 
-def _score(model: "Transformer", file: "TokenFile", max_windows: int | None = None) -> dict[str, Any]:
+def _window(plan: "Recipe") -> int:
+    """The longest sequence the model was trained on: beyond it a score would measure something else."""
+    return max(length for _, length in plan.sequence_plan())
+
+
+def _score(model: "Transformer", file: "TokenFile", window: int, max_windows: int | None = None) -> dict[str, Any]:
     from coterie.eval.perplexity import score_tokens
 
-    window = model.config.max_position_embeddings
+    batch = max(1, 4096 // window)  # windows at a time: as many tokens as keep a core busy
     with progress(f"scoring {file.name}", unit="windows") as report:
-        score = score_tokens(
-            model,
-            file.ids,
-            window=window,
-            batch=2,
-            max_windows=max_windows,
-            progress=report,
-        )
+        score = score_tokens(model, file.ids, window=window, batch=batch, max_windows=max_windows, progress=report)
     bytes_per_token = file.n_bytes / len(file.ids)
     return {"bits_per_byte": score.bits_per_byte(bytes_per_token), "tokens": score.n_tokens, "shares": score.shares()}
-
-
-def _final_scores(model: "Transformer", valid: "list[TokenFile]") -> dict[str, Any]:
-    return {f.name: _score(model, f) for f in valid}
 
 
 def _save_model(trainer: "Trainer", tokenizer_dir: Path, target: Path) -> None:

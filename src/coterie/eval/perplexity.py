@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from coterie.errors import DataError
 from coterie.model import Transformer
 from coterie.model.attention import WholeSequences
 from coterie.routing.balance import expert_counts
@@ -50,7 +51,10 @@ def score_tokens(
     """Teacher-forced score of `ids` in windows of `window` tokens: row = [BOS, window without its last].
 
     The rest shorter than a window is scored as one short window. `max_windows` takes that many, evenly spaced.
+    Raises `DataError` where there is nothing to score.
     """
+    if len(ids) == 0:
+        raise DataError("there are no tokens to score; expected at least one")
     starts = list(range(0, len(ids), window))
     if max_windows is not None and len(starts) > max_windows:
         starts = [starts[i * len(starts) // max_windows] for i in range(max_windows)]
@@ -67,13 +71,14 @@ def score_tokens(
 
 def _add(score: Score, model: Transformer, targets_BS: torch.Tensor, bos: int) -> None:
     B, S = targets_BS.shape
-    ids_BS = torch.cat((torch.full((B, 1), bos), targets_BS[:, :-1]), 1)
-    positions_T = torch.arange(S).repeat(B)
+    targets_BS = targets_BS.to(model.device)
+    ids_BS = torch.cat((targets_BS.new_full((B, 1), bos), targets_BS[:, :-1]), 1)
+    positions_T = torch.arange(S, device=model.device).repeat(B)
     out = model(ids_BS.flatten(), positions_T, WholeSequences(B, model.config.sliding_window))
     head = model.head
     hidden_TD, weight_VD = head.norm(out.hidden_TD), head.get_parameter("linear.weight")
     nats = linear_cross_entropy(hidden_TD, weight_VD, targets_BS.flatten(), model.dtype)
     score.nats += float(nats)
     score.n_tokens += B * S
-    counts = [expert_counts(r) for r in out.routings]
+    counts = [expert_counts(r).double() for r in out.routings]  # float32 stops counting at 2^24
     score.counts_LE = [a + b for a, b in zip(score.counts_LE, counts, strict=True)] if score.counts_LE else counts

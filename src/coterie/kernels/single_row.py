@@ -5,8 +5,8 @@ speed (39 GB/s where oneDNN's matmul reached 20, 26 against 15 for small ones), 
 That switch is torch's and belongs to the process: another thread's product may run slower meanwhile, never differently.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -14,15 +14,32 @@ from torch import Tensor
 __all__ = ["native_products", "rms_norm"]
 
 
-@contextmanager
-def native_products() -> Iterator[None]:
+class _NativeProducts:
+    """Several threads may be inside at once: the first to enter turns oneDNN off, the last to leave restores it."""
+
+    def __init__(self) -> None:
+        self._lock, self._n_inside, self._before = threading.Lock(), 0, True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._n_inside == 0:
+                self._before = torch._C._get_mkldnn_enabled()
+                torch._C._set_mkldnn_enabled(False)
+            self._n_inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            if self._n_inside == 0:
+                torch._C._set_mkldnn_enabled(self._before)
+
+
+_native_products = _NativeProducts()
+
+
+def native_products() -> AbstractContextManager[None]:
     """Within it torch multiplies by its own kernels, not oneDNN's."""
-    before = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    try:
-        yield
-    finally:
-        torch._C._set_mkldnn_enabled(before)
+    return _native_products
 
 
 def rms_norm(x_1D: Tensor, weight_D: Tensor, eps: float) -> Tensor:

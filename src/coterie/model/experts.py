@@ -51,8 +51,8 @@ class Experts(nn.Module):
         x_ND = x_TD.index_select(0, dispatch.pair_N // K)
         unused_nD, *per_expert = torch.split(x_ND, dispatch.counts)
         out = map(gated_ffn, per_expert, self.gate_up.unbind(), self.down.unbind())
-        out_ND = torch.cat([unused_nD * 0, *out])
-        out_TKD = out_ND.index_select(0, dispatch.place_N).view(*routing.ids_TK.shape, -1)
+        out_ND = torch.cat([torch.zeros_like(unused_nD), *out])
+        out_TKD = out_ND.index_select(0, dispatch.place_N).view(*routing.ids_TK.shape, x_TD.shape[1])
         return _combine(out_TKD, routing.weights_TK).to(x_TD.dtype)
 
     def _one_token(self, x_1D: Tensor, routing: Assignment) -> Tensor:

@@ -11,13 +11,16 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from coterie.checkpoint.atomic import disk_errors, new_file
 from coterie.errors import DataError
 from coterie.tokenizer.protocol import Tokenizer
+from coterie.train.recipe import token_file_name
 
 __all__ = ["Batches", "TokenFile", "read_texts", "tokenize_file"]
 
@@ -38,17 +41,16 @@ def read_texts(path: Path) -> Iterator[str]:
 
 def _text_of(line: str, path: Path, number: int) -> str:
     try:
-        text = json.loads(line)["text"]
-    except (ValueError, KeyError, TypeError):
-        text = None
-    if not isinstance(text, str):
-        raise DataError(f'{path}, line {number}: expected a JSON object with a string "text"')
+        text: str = json.loads(line)["text"]
+        text.encode()  # half a surrogate pair, which JSON can spell, is no text
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise DataError(f'{path}, line {number}: expected a JSON object with a string "text"') from None
     return text
 
 
 @dataclass(frozen=True)
 class TokenFile:
-    """All texts of one file, each ending with EOS, as one row of ids."""
+    """All texts of one file, each ending with EOS where the vocabulary has one, as one row of ids (uint32)."""
 
     name: str
     ids: np.ndarray
@@ -56,31 +58,40 @@ class TokenFile:
 
 
 def tokenize_file(path: Path, tokenizer: Tokenizer, cache: Path, progress: Callable[[int, int], None]) -> TokenFile:
-    """Tokenise `path` into `cache/NAME-KEY.npy` (uint32), or map the array that is there.
+    """Tokenise `path` into `cache/NAME-KEY.ids`, or map the array that is there.
 
-    KEY stands for the file, its size and time, and the vocabulary. `progress(bytes of text so far, 0)`.
+    KEY stands for the file (its place, size and time) and the vocabulary. The array is 8 bytes with the number of bytes
+    of text, then an id in each 4 bytes, little-endian. `progress(bytes of text so far, 0)`.
     """
     stat = path.stat() if path.is_file() else None
     if stat is None:
         raise DataError(f"{path} is not a file; recipes find the training text through COTERIE_DATA")
     vocabulary = "\n".join(tokenizer.piece(i) for i in range(tokenizer.vocab_size))
-    key = hashlib.sha256(f"{path.name} {stat.st_size} {stat.st_mtime_ns} {vocabulary}".encode()).hexdigest()[:16]
-    target = cache / f"{path.name.split('.jsonl')[0]}-{key}.npy"
+    state = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {tokenizer.eos_id} {vocabulary}"
+    key = hashlib.sha256(state.encode(errors="surrogatepass")).hexdigest()[:16]
+    name = token_file_name(path.name)
+    target = cache / f"{name}-{key}.ids"
     if not target.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        parts, n_bytes = [], 0
-        for text in read_texts(path):
-            ids = tokenizer.encode(text)
-            parts.append(np.array([*ids, tokenizer.eos_id or 0], dtype=np.uint32))
-            n_bytes += len(text.encode())
-            progress(n_bytes, 0)
-        if not parts:
-            raise DataError(f"{path} holds no text")
-        partial = target.with_suffix(".partial.npy")
-        np.save(partial, np.concatenate([np.array([n_bytes], dtype=np.uint32), *parts]))
-        partial.rename(target)
-    stored = np.load(target, mmap_mode="r")
-    return TokenFile(path.name.split(".jsonl")[0], stored[1:], int(stored[0]))
+        with disk_errors(target):
+            cache.mkdir(parents=True, exist_ok=True)
+            with new_file(target) as out:
+                _write_ids(out, path, tokenizer, progress)
+    stored = np.memmap(target, dtype="<u4", mode="r")
+    return TokenFile(name, stored[2:], int(stored[:2].view("<u8")[0]))
+
+
+def _write_ids(out: BinaryIO, path: Path, tokenizer: Tokenizer, progress: Callable[[int, int], None]) -> None:
+    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    n_bytes = 0
+    out.write(bytes(8))
+    for text in read_texts(path):
+        out.write(np.array(tokenizer.encode(text) + end, dtype="<u4").tobytes())
+        n_bytes += len(text.encode())
+        progress(n_bytes, 0)
+    if not n_bytes:
+        raise DataError(f"{path} holds no text")
+    out.seek(0)
+    out.write(n_bytes.to_bytes(8, "little"))
 
 
 class Batches:

@@ -5,7 +5,6 @@ masters. Losses: cross-entropy per token, plus per sparse layer (mean over layer
 Shapes: T tokens, B sequences, S positions, D model width.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -21,6 +20,8 @@ from coterie.model import Transformer
 from coterie.model.attention import WholeSequences
 from coterie.routing.balance import expert_counts, load_balancing_loss, z_loss
 from coterie.train.data import Batches
+from coterie.train.interrupt import interrupt_later
+from coterie.train.log import Log
 from coterie.train.loss import linear_cross_entropy
 from coterie.train.optim import MasterAdamW
 from coterie.train.recipe import Recipe
@@ -61,8 +62,8 @@ class Trainer:
         self.evaluate, self.report = evaluate, report
         self.model = Transformer(config, dtype, device)
         initialise(self.model, std=recipe.init.std, seed=recipe.init.seed)
-        betas = recipe.train.betas[0], recipe.train.betas[1]
-        self.optimizer = MasterAdamW(self.model, betas=betas, weight_decay=recipe.train.weight_decay)
+        t = recipe.train
+        self.optimizer = MasterAdamW(self.model, betas=t.betas, weight_decay=t.weight_decay)
         self.step, self.seconds = 0, 0.0
 
     def resume(self) -> bool:
@@ -71,14 +72,19 @@ class Trainer:
         if not path.exists():
             return False
         tensors, meta = load_state(path)
-        if meta["fields"] != self._identity():
-            raise CheckpointError(f"{path} belongs to another recipe; choose another [run] out or remove it")
-        self.optimizer.load_state(tensors)
+        mine = self._identity()
+        if not isinstance(meta, dict) or not {"step", "seconds", "fields"} <= meta.keys():
+            raise CheckpointError(f"{path} is not the state of a training run; start again with --fresh")
+        if meta["fields"] != mine or meta.get("data", self._data()) != self._data():
+            raise CheckpointError(
+                f"{path} belongs to another recipe or other text; choose another [run] out, or start again with --fresh"
+            )
+        self.optimizer.load_state(tensors, where=path)
         self.step, self.seconds = meta["step"], meta["seconds"]
         return True
 
     def save(self) -> None:
-        meta = {"step": self.step, "seconds": self.seconds, "fields": self._identity()}
+        meta = {"step": self.step, "seconds": self.seconds, "fields": self._identity(), "data": self._data()}
         save_state(self.out / "state.safetensors", self.optimizer.state(), meta)
 
     def _identity(self) -> dict[str, Any]:
@@ -87,39 +93,56 @@ class Trainer:
         fields = self.model.config.to_fields()
         return {"model": fields, "steps": t.steps, "batch": t.batch, "plan": plan, "seed": t.seed}
 
+    def _data(self) -> list[Any]:
+        """What the batches are drawn from: a run that went on with other text would not be the same run."""
+        return [[[f.name, len(f.ids)] for f in self.batches.files], list(self.recipe.data.weights)]
+
     def run(self, until: int | None = None) -> None:
         """To step `until` or the last one; on Ctrl-C the state is saved before the interrupt goes on."""
         last = min(until or self.recipe.train.steps, self.recipe.train.steps)
         try:
-            with (self.out / "log.jsonl").open("a", encoding="utf-8") as log:
+            with Log(self.out / "log.jsonl", self.step) as log:
                 while self.step < last:
-                    record = self._one_step()
-                    log.write(json.dumps(record) + "\n")
-                    log.flush()
-                    self.report(record)
+                    self._one_step(log)
         except (KeyboardInterrupt, CoterieError):
             self.save()
             raise
         self.save()
 
-    def _one_step(self) -> dict[str, Any]:
-        started = time.perf_counter()
-        t, run = self.recipe.train, self.recipe.run
+    def _one_step(self, log: Log) -> None:
+        """An update, its line in the log, and what is due after it; the log is never behind a saved state."""
+        run, started = self.recipe.run, time.perf_counter()
+        record = self._prepare()
+        try:
+            with interrupt_later():  # half an update must not be saved
+                self._update(record)
+                record["tokens_per_s"] = self.batches.tokens / (time.perf_counter() - started)
+            if self.step % run.eval_every == 0 or self.step == self.recipe.train.steps:
+                record["valid"] = self.evaluate(self.model)
+        finally:
+            if self.step > record["step"]:
+                self.seconds += time.perf_counter() - started
+                record["seconds"] = round(self.seconds, 2)
+                log.write(record)
+        self.report(record)
+        if self.step % run.save_every == 0:
+            self.save()
+
+    def _prepare(self) -> dict[str, Any]:
+        """The gradients of this step's batch, and the record of the step."""
+        self.optimizer.forget_gradients()  # of a step that was interrupted
+        t = self.recipe.train
         ids_BS, targets_BS = self.batches.batch(self.step)
         lr = learning_rate(self.step, steps=t.steps, warmup=t.warmup, peak=t.lr, schedule=t.schedule)
         record: dict[str, Any] = {"step": self.step, "lr": lr, "sequence": ids_BS.shape[1]}
-        record |= self._gradients(ids_BS.to(self.model.device), targets_BS.to(self.model.device))
-        record["grad_norm"] = self.optimizer.step(lr, t.clip)
-        if not math.isfinite(record["loss"] + record["grad_norm"]):
+        return record | self._gradients(ids_BS.to(self.model.device), targets_BS.to(self.model.device))
+
+    def _update(self, record: dict[str, Any]) -> None:
+        is_finite = math.isfinite(record["loss"])
+        record["grad_norm"] = self.optimizer.step(record["lr"], self.recipe.train.clip) if is_finite else math.nan
+        if not math.isfinite(record["grad_norm"]):
             raise CoterieError(f"step {self.step}: the loss or its gradient is not finite; try a smaller lr")
         self.step += 1
-        if self.step % run.eval_every == 0 or self.step == t.steps:
-            record["valid"] = self.evaluate(self.model)
-        self.seconds += time.perf_counter() - started
-        record |= {"seconds": round(self.seconds, 2), "tokens_per_s": ids_BS.numel() / (time.perf_counter() - started)}
-        if self.step % run.save_every == 0:
-            self.save()
-        return record
 
     def _gradients(self, ids_BS: Tensor, targets_BS: Tensor) -> dict[str, float]:
         """Backward over the micro-batches; each counts by its share of the tokens, so cutting changes nothing."""

@@ -4,8 +4,13 @@ Small updates vanish in bfloat16 (8 bits of mantissa), so the optimizer owns a f
 that, and rounds it into the model. In float32 the two are the same tensor.
 """
 
+import math
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
+
+from coterie.errors import CheckpointError
 
 __all__ = ["MasterAdamW"]
 
@@ -23,21 +28,28 @@ class MasterAdamW:
         self._adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, fused=True)
 
     def step(self, lr: float, clip: float) -> float:
-        """Clip to a global norm of `clip`, update, empty the gradients; returns the norm before clipping."""
+        """Clip to a global norm of `clip`, update, empty the gradients; returns the norm before clipping.
+
+        Where that norm is not finite nothing is updated: one NaN would spoil every weight.
+        """
         for _, p, master in self._pairs:
             if p is not master:
                 master.grad = None if p.grad is None else p.grad.float()
         norm = float(nn.utils.clip_grad_norm_([m for _, _, m in self._pairs], clip))
-        for group in self._adam.param_groups:
-            group["lr"] = lr
-        self._adam.step()
-        with torch.no_grad():
-            for _, p, master in self._pairs:
-                p.grad = None
-                if p is not master:
-                    p.copy_(master)
-                    master.grad = None
+        if math.isfinite(norm):
+            for group in self._adam.param_groups:
+                group["lr"] = lr
+            self._adam.step()
+            with torch.no_grad():
+                for _, p, master in self._pairs:
+                    if p is not master:
+                        p.copy_(master)
+        self.forget_gradients()
         return norm
+
+    def forget_gradients(self) -> None:
+        for _, p, master in self._pairs:
+            p.grad = master.grad = None
 
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, as plain tensors: masters, both moments, step counts."""
@@ -48,10 +60,19 @@ class MasterAdamW:
                 tensors[f"{key}/{name}"] = value
         return tensors
 
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
+    def load_state(self, tensors: dict[str, Tensor], *, where: Path | str = "the state") -> None:
+        """Take over what `state` gave, onto the device of the model; `CheckpointError` where names or shapes differ."""
+        for name, _, master in self._pairs:
+            found = tensors.get(f"master/{name}")
+            if found is None or found.shape != master.shape:
+                shape = "missing" if found is None else f"of shape {list(found.shape)}"
+                raise CheckpointError(
+                    f"{where}: the weight {name!r} is {shape}, expected shape {list(master.shape)}; "
+                    "start again with --fresh"
+                )
         with torch.no_grad():
             for name, p, master in self._pairs:
                 master.copy_(tensors[f"master/{name}"])
                 p.copy_(master)
-                keys = ("step", "exp_avg", "exp_avg_sq")
-                self._adam.state[master] = {k: tensors[f"{k}/{name}"].clone() for k in keys}
+                keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}/{name}" in tensors]  # none at step 0
+                self._adam.state[master] = {k: tensors[f"{k}/{name}"].to(master.device, copy=True) for k in keys}

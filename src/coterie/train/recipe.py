@@ -3,7 +3,6 @@
 A recipe needs `[data] files` and `[train] steps`; everything else has a default. Paths may name environment variables.
 """
 
-import math
 import os
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields
@@ -12,65 +11,86 @@ from typing import Any
 
 from coterie.config import ModelConfig
 from coterie.errors import DataError, RecipeError, nearest
+from coterie.train.recipe_values import (
+    NUMBER,
+    NUMBERS,
+    SEQUENCE,
+    TEXT,
+    TEXTS,
+    TOKENIZER,
+    TWO_NUMBERS,
+    WHOLE,
+    Kind,
+)  # fmt: skip
 
-__all__ = ["Balance", "Data", "Init", "Parallel", "Recipe", "Router", "Run", "Train", "expand_path", "read_recipe"]
+__all__ = [
+    "Balance", "Data", "Init", "Parallel", "Recipe", "Router", "Run", "Train",
+    "expand_path", "read_recipe", "token_file_name",
+]  # fmt: skip
+
+
+def _key(kind: Kind, default: Any = MISSING) -> Any:
+    """A field of a section; without a default the key is required."""
+    return field(default=default, metadata={"kind": kind})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Init:
-    seed: int = 0
-    std: float = 0.02  # of every matrix; those that write to the residual stream get std / √(2 · layers)
+    seed: int = _key(WHOLE, 0)
+    std: float = _key(NUMBER, 0.02)  # of every matrix; those that write to the residual stream get std / √(2 · layers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    files: tuple[str, ...]  # .jsonl, .jsonl.gz (a "text" each line) or .txt
-    weights: tuple[float, ...] = ()  # how often each file is drawn from; empty: by its tokens
-    valid: tuple[str, ...] = ()
-    tokenizer: str | dict[str, int] = field(default_factory=lambda: {"vocab_size": 8192})  # a folder, or one to train
+    files: tuple[str, ...] = _key(TEXTS)  # .jsonl, .jsonl.gz (a "text" each line) or .txt
+    weights: tuple[float, ...] = _key(NUMBERS, ())  # how often each file is drawn from; empty: by its tokens
+    valid: tuple[str, ...] = _key(TEXTS, ())
+    tokenizer: str | dict[str, int] = field(  # a folder, or one to train
+        default_factory=lambda: {"vocab_size": 8192}, metadata={"kind": TOKENIZER}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    steps: int
-    batch: int = 16  # sequences in a step at the first sequence length; the tokens of a step stay the same
-    sequence: int | tuple[tuple[float, int], ...] = 512  # or [[0.0, 512], [0.85, 2048]]: from which part of the run
-    accumulate: int = 1  # micro-batches a step is cut into
-    dtype: str = "auto"
-    seed: int = 0
-    optimizer: str = "adamw"
-    lr: float = 1e-3
-    betas: tuple[float, ...] = (0.9, 0.95)
-    warmup: int = 100
-    schedule: str = "linear"
-    weight_decay: float = 0.1
-    clip: float = 1.0
+    steps: int = _key(WHOLE)
+    batch: int = _key(WHOLE, 16)  # sequences in a step at the first sequence length; a step's tokens stay the same
+    sequence: int | tuple[tuple[float, int], ...] = _key(SEQUENCE, 512)  # or [[0.0, 512], [0.85, 2048]]: from when on
+    accumulate: int = _key(WHOLE, 1)  # micro-batches a step is cut into
+    dtype: str = _key(TEXT, "auto")
+    seed: int = _key(WHOLE, 0)
+    optimizer: str = _key(TEXT, "adamw")
+    lr: float = _key(NUMBER, 1e-3)
+    betas: tuple[float, float] = _key(TWO_NUMBERS, (0.9, 0.95))
+    warmup: int = _key(WHOLE, 100)
+    schedule: str = _key(TEXT, "linear")
+    weight_decay: float = _key(NUMBER, 0.1)
+    clip: float = _key(NUMBER, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Router:
-    kind: str = "topk"
+    kind: str = _key(TEXT, "topk")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Balance:
-    scope: str = "batch"
-    load: float = 0.01
-    z: float = 0.001
-    bias: float = 0.0
+    scope: str = _key(TEXT, "batch")
+    load: float = _key(NUMBER, 0.01)
+    z: float = _key(NUMBER, 0.001)
+    bias: float = _key(NUMBER, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parallel:
-    data: int = 1
-    expert: int = 1
+    data: int = _key(WHOLE, 1)
+    expert: int = _key(WHOLE, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    out: str = "runs/out"
-    eval_every: int = 500
-    save_every: int = 200
+    out: str = _key(TEXT, "runs/out")
+    eval_every: int = _key(WHOLE, 500)
+    save_every: int = _key(WHOLE, 200)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +124,14 @@ _ONLY = {
     ("parallel", "data"): (1,),
     ("parallel", "expert"): (1,),
 }
+_POSITIVE = {
+    "train": ("steps", "batch", "accumulate", "lr", "clip"), "init": ("std",), "run": ("eval_every", "save_every"),
+}  # fmt: skip
+_NOT_NEGATIVE = {"train": ("seed", "warmup", "weight_decay"), "init": ("seed",), "balance": ("load", "z")}
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Raises `RecipeError` with file, section and key."""
+    """Raises `RecipeError` with file, section and key; `ConfigError` for a field of [model]."""
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
@@ -121,7 +145,10 @@ def read_recipe(path: Path) -> Recipe:
             raise RecipeError(f"{path} has no section [{name}]; a recipe needs [data] files and [train] steps")
     parts = {name: _section(kind, raw[name], f"{path}: [{name}]") for name, kind in _SECTIONS.items() if name in raw}
     recipe = Recipe(model=raw.get("model", {}), **parts)
-    _check(recipe, path)
+    _check_choices(recipe, path)
+    _check_bounds(recipe, path)
+    _check_files(recipe.data, path)
+    _check_sequence(recipe, path)
     return recipe
 
 
@@ -133,66 +160,76 @@ def _section(kind: type, raw: dict[str, Any], where: str) -> Any:
     for name, f in known.items():
         if f.default is MISSING and f.default_factory is MISSING and name not in raw:
             raise RecipeError(f"{where} needs the key {name!r}")
-    return kind(**{key: _value(known[key].type, value, f"{where} {key}") for key, value in raw.items()})
+    return kind(**{key: _converted(known[key].metadata["kind"], value, f"{where} {key}") for key, value in raw.items()})
 
 
-def _value(annotation: Any, value: Any, where: str) -> Any:
-    """`value` as the field wants it: whole numbers pass for floats, arrays become tuples."""
-    text = str(annotation)
-    if "float" in text and type(value) is int and "tuple[tuple" not in text:
-        value = float(value)
-    if isinstance(value, list):
-        value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
-        if "tuple[float" in text and "tuple[tuple" not in text:
-            value = tuple(float(v) if type(v) is int else v for v in value)
-        ok = "tuple" in text and all(_fits(text, v) for v in value)
-    elif isinstance(value, dict):
-        ok = "dict" in text and all(type(v) is int for v in value.values())
-    else:
-        ok = type(value).__name__ in text.replace("tuple[str", "").replace("tuple[float", "")
-        ok = ok and type(value) is not bool and (type(value) is not float or math.isfinite(value))
-    if not ok:
-        raise RecipeError(f"{where} is {value!r}, expected {text.replace('<class ', '').replace('>', '')}")
-    return value
+def _converted(kind: Kind, value: Any, where: str) -> Any:
+    try:
+        return kind.convert(value)
+    except (TypeError, ValueError, OverflowError):
+        raise RecipeError(f"{where} is {value!r}, expected {kind.name}") from None
 
 
-def _fits(annotation: str, item: Any) -> bool:
-    if isinstance(item, tuple):
-        pair = len(item) == 2 and type(item[0]) in (int, float) and type(item[1]) is int
-        return "tuple[tuple" in annotation and pair
-    return type(item).__name__ in annotation
-
-
-def _check(recipe: Recipe, path: Path) -> None:
+def _check_choices(recipe: Recipe, path: Path) -> None:
     for (section, key), allowed in _ONLY.items():
         value = getattr(getattr(recipe, section), key)
         if value not in allowed:
             listed = ", ".join(map(repr, allowed))
             raise RecipeError(f"{path}: [{section}] {key} is {value!r}, supported now: {listed}")
-    positive: list[tuple[Any, str]] = [(recipe.train, k) for k in ("steps", "batch", "accumulate", "lr", "clip")]
-    positive += [(recipe.run, k) for k in ("eval_every", "save_every")]
-    for part, key in positive:
-        if getattr(part, key) <= 0:
-            raise RecipeError(f"{path}: {key} is {getattr(part, key)}, expected more than 0")
-    starts = [start for start, _ in recipe.sequence_plan()]
-    lengths = [length for _, length in recipe.sequence_plan()]
-    if not starts or starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= recipe.train.steps:
+
+
+def _check_bounds(recipe: Recipe, path: Path) -> None:
+    for section, keys in _POSITIVE.items():
+        for key in keys:
+            value = getattr(getattr(recipe, section), key)
+            if value <= 0:
+                raise RecipeError(f"{path}: [{section}] {key} is {value}, expected more than 0")
+    for section, keys in _NOT_NEGATIVE.items():
+        for key in keys:
+            value = getattr(getattr(recipe, section), key)
+            if value < 0:
+                raise RecipeError(f"{path}: [{section}] {key} is {value}, expected 0 or more")
+    if not all(0 <= beta < 1 for beta in recipe.train.betas):
+        raise RecipeError(
+            f"{path}: [train] betas is {list(recipe.train.betas)}, expected two numbers from 0 to below 1"
+        )
+
+
+def _check_files(data: Data, path: Path) -> None:
+    if not data.files:
+        raise RecipeError(f"{path}: [data] files is empty, expected the paths of the text to train on")
+    for key, names in (("files", data.files), ("valid", data.valid)):
+        if len(set(names)) < len(names):
+            raise RecipeError(f"{path}: [data] {key} names a file twice; use weights to see one more often")
+    if len({token_file_name(name) for name in data.valid}) < len(data.valid):
+        raise RecipeError(f"{path}: [data] valid has two files of the same name; the scores are told apart by it")
+    if data.weights and len(data.weights) != len(data.files):
+        raise RecipeError(f"{path}: [data] weights has {len(data.weights)} numbers for {len(data.files)} files")
+    if any(w < 0 for w in data.weights) or (data.weights and not sum(data.weights)):
+        raise RecipeError(f"{path}: [data] weights is {list(data.weights)}, expected shares from 0 up, not all 0")
+
+
+def _check_sequence(recipe: Recipe, path: Path) -> None:
+    """Phases rise from the first step; in each, a step is whole rows in whole micro-batches, inside the context."""
+    t, plan = recipe.train, recipe.sequence_plan()
+    starts, lengths = [start for start, _ in plan], [length for _, length in plan]
+    if not starts or starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= t.steps:
         raise RecipeError(f"{path}: [train] sequence must start at 0.0 and rise to below 1.0")
-    rows = recipe.train.batch
     for length in lengths:
-        n, rest = divmod(rows * lengths[0], length) if length > 0 else (0, 1)
-        if rest or n < 1 or n % recipe.train.accumulate:
+        n, rest = divmod(t.batch * lengths[0], length) if length > 0 else (0, 1)
+        if rest or n < 1 or n % t.accumulate:
             raise RecipeError(
-                f"{path}: [train] batch {rows} of sequence {lengths[0]} cannot be cut into whole sequences of {length} "
-                f"in {recipe.train.accumulate} micro-batches"
+                f"{path}: [train] batch {t.batch} of sequence {lengths[0]} cannot be cut into whole sequences of "
+                f"{length} in {t.accumulate} micro-batches"
             )
-    if recipe.data.weights and len(recipe.data.weights) != len(recipe.data.files):
-        counts = f"{len(recipe.data.weights)} numbers for {len(recipe.data.files)} files"
-        raise RecipeError(f"{path}: [data] weights has {counts}")
-    ModelConfig.from_fields(recipe.model, where=f"{path}: [model]")
-    longest = recipe.model.get("max_position_embeddings", ModelConfig.max_position_embeddings)
+    longest = ModelConfig.from_fields(recipe.model, where=f"{path}: [model]").max_position_embeddings
     if max(lengths) > longest:
         raise RecipeError(f"{path}: sequence {max(lengths)} is longer than max_position_embeddings {longest}")
+
+
+def token_file_name(path: str) -> str:
+    """What a file of text is called in logs and scores: `a/fr.valid.jsonl.gz` is `fr.valid`."""
+    return Path(path).name.split(".jsonl")[0]
 
 
 def expand_path(text: str) -> Path:

@@ -1,0 +1,51 @@
+"""log.jsonl: a JSON line for every step, each step once.
+
+A killed run has logged steps that its last saved state has not seen; they will be trained again, so a resumed run
+first takes them, and a half-written last line, out of the log.
+"""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from coterie.checkpoint.atomic import disk_errors, new_file
+
+__all__ = ["Log"]
+
+
+class Log:
+    """Open for one run from step `first` on; `write` reaches the operating system at once."""
+
+    def __init__(self, path: Path, first: int):
+        with disk_errors(path):
+            if path.exists():
+                _keep_before(path, first)
+            self._file = path.open("ab")
+        self._path = path
+
+    def write(self, record: dict[str, Any]) -> None:
+        with disk_errors(self._path):
+            self._file.write((json.dumps(record) + "\n").encode())
+            self._file.flush()
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+
+def _keep_before(path: Path, first: int) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith(b"\n") and _step(line) < first]
+    if len(kept) < len(lines):
+        with new_file(path) as file:
+            file.writelines(kept)
+
+
+def _step(line: bytes) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,68 @@
+"""The kinds of value a recipe's keys hold: each turns what TOML gave into what the run uses, or refuses it.
+
+TOML's whole numbers pass for numbers; its booleans never do, nor do inf and nan.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["NUMBER", "NUMBERS", "SEQUENCE", "TEXT", "TEXTS", "TOKENIZER", "TWO_NUMBERS", "WHOLE", "Kind"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a key holds: its name in a message, and a function from TOML's value that raises for any other."""
+
+    name: str
+    convert: Callable[[Any], Any]
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError
+    return value
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or abs(value) >= 2**63:
+        raise TypeError
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise TypeError
+    return float(value)
+
+
+def _items(convert: Callable[[Any], Any], n: int | None = None) -> Callable[[Any], tuple[Any, ...]]:
+    def array(value: Any) -> tuple[Any, ...]:
+        if type(value) is not list or (n is not None and len(value) != n):
+            raise TypeError
+        return tuple(map(convert, value))
+
+    return array
+
+
+def _phase(value: Any) -> tuple[float, int]:
+    start, length = value
+    return _number(start), _whole(length)
+
+
+def _sequence(value: Any) -> int | tuple[tuple[float, int], ...]:
+    return _items(_phase)(value) if isinstance(value, list) else _whole(value)
+
+
+def _tokenizer(value: Any) -> str | dict[str, int]:
+    if isinstance(value, dict) and value.keys() == {"vocab_size"}:
+        return {"vocab_size": _whole(value["vocab_size"])}
+    return _text(value)
+
+
+TEXT, WHOLE, NUMBER = Kind("a string", _text), Kind("a whole number", _whole), Kind("a finite number", _number)
+TEXTS, NUMBERS = Kind("an array of strings", _items(_text)), Kind("an array of numbers", _items(_number))
+TWO_NUMBERS = Kind("an array of two numbers", _items(_number, 2))
+SEQUENCE = Kind("a whole number or an array of [start, length] pairs", _sequence)
+TOKENIZER = Kind("the path of a folder or { vocab_size = N }", _tokenizer)
