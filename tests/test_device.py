@@ -1,5 +1,6 @@
 """What the machine is said to have, read from made-up `/proc` and `/sys` trees."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,13 @@ def test_memory_of_a_version_1_group(tmp_path: Path) -> None:
         f"{group}/x/memory.usage_in_bytes": str(3 * GB),
     })  # fmt: skip
     assert device.total_memory(root=root) == 2 * GB and device.available_memory(root=root) == 0
+
+
+def test_memory_under_ulimit_v_is_what_the_limit_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = resource.getpagesize()
+    root = machine(tmp_path, {"proc/meminfo": MEMINFO, "proc/self/statm": "7 5 3 1 0 2 0\n"})
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (100 * page, resource.RLIM_INFINITY))
+    assert device.available_memory(root=root) == 93 * page
 
 
 def test_this_machine_has_some_memory() -> None:

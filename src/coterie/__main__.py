@@ -2,7 +2,10 @@
 
 import sys
 
-from coterie.cli.main import main
+try:
+    from coterie.cli.main import main
+except KeyboardInterrupt:  # Ctrl-C before there was anything to interrupt
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -156,7 +156,7 @@ def available_memory(device: "torch.device | str" = "cpu", *, root: Path = _ROOT
 
         return int(torch.cuda.mem_get_info(device)[0])
     free = _meminfo(root).get("MemAvailable", _machine_memory(root))
-    return max(0, min([free, *(limit - used for limit, used in _cgroups(root))]))
+    return max(0, min([free, *_address_space(root), *(limit - used for limit, used in _cgroups(root))]))
 
 
 def _kind(device: "torch.device | str") -> str:
@@ -204,6 +204,17 @@ def _meminfo(root: Path) -> dict[str, int]:
 def _machine_memory(root: Path) -> int:
     known = _meminfo(root).get("MemTotal")
     return known if known is not None else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _address_space(root: Path) -> list[int]:
+    """Bytes left under `ulimit -v`, where there is such a limit."""
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    pages = " ".join(_lines(root / "proc/self/statm")).split()[:1]
+    if limit == resource.RLIM_INFINITY or not pages:
+        return []
+    return [limit - int(pages[0]) * resource.getpagesize()]
 
 
 def _cgroups(root: Path) -> list[tuple[int, int]]:

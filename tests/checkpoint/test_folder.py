@@ -106,6 +106,27 @@ def test_pickles_are_refused_with_what_to_do(tiny, name):
     assert name in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["", "pytorch_model.bin"])
+def test_pickles_alone_are_refused_whichever_way_they_are_named(tmp_path, name):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"never read")
+    with pytest.raises(UnsafeFileError, match=r"pytorch_model\.bin.*never opened here: get the model's safetensors"):
+        open_checkpoint(tmp_path / name)
+
+
+def test_weights_without_a_tensor_are_all_missing(tiny):
+    folder = tiny.mistral(edit=dict.clear)
+    with pytest.raises(CheckpointError, match=r"41 missing \(tok_embeddings\.weight"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("format", ["huggingface", "mistral"])
+def test_a_bare_configuration_is_told_by_its_keys_whatever_its_name(tiny, tmp_path, format):
+    folder = getattr(tiny, format)()
+    copy = tmp_path / "of-a-friend.json"
+    copy.write_bytes(next(folder.glob("*.json")).read_bytes())
+    assert read_model_config(copy) == read_model_config(folder)
+
+
 def test_what_to_do_about_pickles_works(tiny, monkeypatch):
     """The command in the message, as it stands."""
     folder = tiny.huggingface()

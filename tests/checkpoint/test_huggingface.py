@@ -81,6 +81,11 @@ def test_null_is_no_window_and_absent_is_the_default_one():
         ({"pretraining_tp": 2}, "pretraining_tp"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"auto_map": {"AutoModelForCausalLM": "modeling.Custom"}}, "auto_map"),
+        ({"rope_scaling": {"factor": 8.0, "rope_type": "llama3"}}, "rope_scaling.rope_type is 'llama3'"),
+        ({"layer_types": ["sliding_attention"] * 32}, "only 'full_attention' for every layer"),
+        ({"layer_types": ["full_attention"] * 31}, "layer_types"),
+        ({"layer_types": "full_attention"}, "layer_types"),
+        ({"num_hidden_layers": "32", "layer_types": ["full_attention"] * 32}, "layer_types"),
         ({"rope_thetaa": 1e4}, "did you mean 'rope_theta'"),
         ({"logit_softcap": 30.0}, "'logit_softcap'"),
         ({"use_sinks": True}, "'use_sinks'"),
@@ -96,6 +101,13 @@ def test_what_would_change_the_model_is_refused_by_name(change, said):
 def test_a_missing_shape_is_named(key):
     with pytest.raises(ConfigError, match=f"'{key}' is missing"):
         read(without(MIXTRAL, key))
+
+
+@pytest.mark.parametrize(("window", "kind"), [(None, "full_attention"), (4096, "sliding_attention")])
+def test_layer_types_that_say_what_the_window_says_are_implied(window, kind):
+    values = {**MISTRAL, "sliding_window": window}
+    config = read({**values, "layer_types": [kind] * 32})
+    assert config == read(values) and "layer_types" not in config_to_json(config)
 
 
 def test_dense_models_have_no_experts_and_llama_no_window():

@@ -48,7 +48,8 @@ def test_dense_and_tied_models_load(make_tiny, changes):
 def test_conversion_on_the_way_is_torchs_own(make_tiny, layout):
     tiny = make_tiny(torch.float32)
     model = load_model(getattr(tiny, layout)(), dtype="bf16", device="cpu")
-    assert all(torch.equal(t, tiny.tensors[name].bfloat16()) for name, t in model.tensors().items())
+    assert all(torch.equal(t, tiny.tensors[name].to(t.dtype)) for name, t in model.tensors().items())
+    assert {t.dtype for name, t in model.tensors().items() if "router" not in name} == {torch.bfloat16}
 
 
 def test_auto_is_float32_where_bf16_is_slow(make_tiny, monkeypatch):
@@ -119,6 +120,24 @@ def test_a_smaller_type_is_named_where_it_would_fit(tiny, monkeypatch):
     with pytest.raises(ResourceError, match="load it as bf16"):
         load.require_memory(checkpoint, torch.float32, torch.device("cpu"))
     load.require_memory(checkpoint, torch.bfloat16, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("total", "helps"), [(1 << 20, False), (1 << 40, True)])
+def test_closing_programs_is_advised_only_where_it_could_help(tiny, monkeypatch, total, helps):
+    monkeypatch.setattr(load, "available_memory", lambda device: 1 << 20)
+    monkeypatch.setattr(load, "total_memory", lambda device: total)
+    with pytest.raises(ResourceError) as caught:
+        load_model(tiny.huggingface(), device="cpu")
+    assert ("close other programs" in str(caught.value)) is helps
+
+
+def test_memory_that_is_promised_and_not_given_is_one_sentence(tiny, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nand a stack")
+
+    monkeypatch.setattr("coterie.model.Transformer.__init__", refuse)
+    with pytest.raises(ResourceError, match=r"out of memory on cpu \(DefaultCPUAllocator: can't allocate memory\)"):
+        load_model(tiny.huggingface(), device="cpu")
 
 
 def test_progress_counts_bytes_up_to_all_of_them(tiny):

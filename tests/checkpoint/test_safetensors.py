@@ -46,11 +46,11 @@ def test_files_of_the_reference_writer_are_read(tmp_path):
 
 
 BAD = {
-    "overlap": (changed("b", data_offsets=[20, 28]), "overlaps"),
+    "overlap": (changed("b", data_offsets=[20, 28]), "'a' and 'b' overlap"),
     "hole": (changed("a", shape=[1, 3], data_offsets=[0, 12]), "hole of 12 bytes"),
     "bytes after the data": ({"a": GOOD["a"]}, "describes"),
-    "range beyond the file": (changed("b", shape=[8], data_offsets=[24, 40]), "within the 32 bytes"),
-    "huge range": (changed("b", data_offsets=[24, 1 << 61]), "within the 32 bytes"),
+    "range beyond the file": (changed("b", shape=[8], data_offsets=[24, 40]), "truncated: 'b' should end"),
+    "huge range": (changed("b", data_offsets=[24, 1 << 61]), "truncated: 'b' should end"),
     "backward range": (changed("b", data_offsets=[32, 24]), "range"),
     "shape that does not fit": (changed("a", shape=[2, 4]), "do not hold"),
     "negative shape": (changed("a", shape=[-2, -3]), "from 0 up"),

@@ -143,7 +143,7 @@ def test_what_cannot_be_inspected_is_one_sentence(
         write(tmp_path / "c" / "config.json", {**MIXTRAL_CONFIG, "num_experts_per_tok": 9}): "num_experts_per_tok",
         write(tmp_path / "d" / "config.json", {**MIXTRAL_CONFIG, "num_key_value_heads": 5}): "num_key_value_heads",
         write(tmp_path / "e.gguf", {}): "GGUF",
-        tiny / "model.safetensors": "expected a model's folder",
+        tiny / "model.safetensors": "not a folder; expected a model's folder",
     }
     for path, words in bad.items():
         code, out, err = inspect(capsys, path)

@@ -179,16 +179,29 @@ def test_output_is_utf8_whatever_the_locale() -> None:
     assert done.returncode == 2 and "'frère' is not a verb" in done.stderr
 
 
-def test_control_c_of_a_running_verb_is_130() -> None:
-    code = (
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, "coterie: interrupted\n"), (signal.SIGTERM, 143, ""), (signal.SIGHUP, 129, "")],
+)
+def test_a_verb_that_is_stopped_cleans_up(number: signal.Signals, code: int, said: str) -> None:
+    program = (
         "import sys, time, types, click; from coterie.cli import main as cli\n"
         "m = types.ModuleType('coterie.cli.fake'); sys.modules['coterie.cli.fake'] = m; cli.VERBS['fake'] = ''\n"
-        "m.command = click.Command('fake', callback=lambda: (print('ready', flush=True), time.sleep(60)))\n"
+        "m.command = click.Command('fake', callback=lambda: fake())\n"
+        "def fake():\n"
+        "    try: print('ready', flush=True); time.sleep(60)\n"
+        "    finally: print('clean', flush=True)\n"
         "sys.exit(cli.main(['fake']))"
     )
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout is not None and child.stdout.readline() == "ready\n"
     time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=30)
-    assert child.returncode == 130 and err == "coterie: interrupted\n"
+    child.send_signal(number)
+    out, err = child.communicate(timeout=30)
+    assert (child.returncode, out, err) == (code, "clean\n", said)
+
+
+def test_signal_handlers_are_as_before_when_main_returns(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(["--version"]) == 0
+    assert signal.getsignal(signal.SIGTERM) == before

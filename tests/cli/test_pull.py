@@ -295,6 +295,7 @@ def test_a_gguf_file_comes_only_when_named(hub: Hub, capsys: pytest.CaptureFixtu
     code, out, _ = pull(capsys, "--file", "model.Q8_0.gguf")
     assert code == 0 and Path(out.strip()).read_bytes() == b"GGUF" * 100 and hub.fetched() == ["model.Q8_0.gguf"]
     assert find_model(f"{NAME}:model.Q8_0.gguf") == Path(out.strip())
+    assert main(["pull", f"{NAME}:model.Q8_0.gguf"]) == 0 and capsys.readouterr().out == out
     code, _, err = pull(capsys, "--file", "model.Q8.gguf")
     assert code == 2 and "did you mean 'model.Q8_0.gguf'?" in err
     for file in ("pytorch_model.bin", "../x.gguf"):

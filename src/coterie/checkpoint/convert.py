@@ -7,6 +7,7 @@ tensor per expert, so each new tensor is a stretch of exactly one old one, which
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def convert(src: Path, dst: Path, *, to: str, type: str | None = None, progress:
         raise RequestError(f"the format {to!r} is unknown, expected one of {', '.join(FORMATS)}{nearest(to, FORMATS)}")
     src, dst = Path(src), Path(dst)
     code = None if type is None else file_type(type)[1]
+    if code is not None:
+        import_module("torch")  # not later, beside half a folder: Ctrl-C during an import may end the process at once
     checkpoint = open_checkpoint(src)
     work = _plan(checkpoint, to, code)
     config = checkpoint.config if code is None else replace(checkpoint.config, torch_dtype=FILE_DTYPES[code])

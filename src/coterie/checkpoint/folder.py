@@ -11,16 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from coterie.checkpoint.huggingface import read_config
+from coterie.checkpoint.huggingface import config_from_json, read_config
 from coterie.checkpoint.index import indexed_entries
-from coterie.checkpoint.mistral import read_params
+from coterie.checkpoint.json_text import read_object
+from coterie.checkpoint.mistral import config_from_params, read_params
 from coterie.checkpoint.names import Naming, Place, is_ignorable, n_places, naming_of, places, tied_head
 from coterie.checkpoint.numbers import CODES, FILE_DTYPES
 from coterie.checkpoint.safetensors import Entry, read_entries
 from coterie.config import ModelConfig
 from coterie.errors import CheckpointError, ConfigError, UnsafeFileError
 
-__all__ = ["Checkpoint", "open_checkpoint", "read_model_config"]
+__all__ = ["Checkpoint", "not_a_model", "open_checkpoint", "read_model_config"]
 
 _SHOWN = 4
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle")
@@ -56,10 +57,21 @@ class Checkpoint:
 
 def read_model_config(path: Path) -> ModelConfig:
     """The configuration of a folder or of a bare config.json or params.json; weights need not be there."""
-    if path.is_file():
-        return read_params(path) if path.name == "params.json" else read_config(path)
-    format = _format(path)
-    return read_config(path) if format == "huggingface" else read_params(path)
+    if not path.is_file():
+        return read_config(path) if _format(path) == "huggingface" else read_params(path)
+    values = read_object(path, ConfigError)
+    is_params = path.name == "params.json" or ("dim" in values and "model_type" not in values)
+    return (config_from_params if is_params else config_from_json)(values, str(path))
+
+
+def not_a_model(path: Path) -> CheckpointError:
+    """Why a path that is no folder cannot be read as a model."""
+    if path.suffix in _PICKLES:
+        return _only_pickles(path, "is a pickle", [path.name])
+    what = "a GGUF file, which cannot be read yet" if path.suffix == ".gguf" else "not a folder"
+    return CheckpointError(
+        f"{path} is {what}; expected a model's folder, with config.json or params.json and safetensors files"
+    )
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -68,7 +80,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     format = _format(path)
     config = read_config(path) if format == "huggingface" else read_params(path)
     entries = [e for e in _all_entries(path, format) if not is_ignorable(e.name)]
-    naming = naming_of(e.name for e in entries)
+    naming: Naming = naming_of(e.name for e in entries) if entries else format
     if (naming == "mistral") != (format == "mistral"):
         raise CheckpointError(
             f"{path}: the configuration is {format}'s and the tensor names are not ({entries[0].name!r})"
@@ -84,16 +96,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def _format(path: Path) -> Literal["huggingface", "mistral"]:
     if not path.is_dir():
-        raise CheckpointError(
-            f"{path} is not a folder, expected one with config.json or params.json and safetensors files"
-        )
+        raise not_a_model(path)
     has_config, has_params = (path / "config.json").is_file(), (path / "params.json").is_file()
     if has_config and (not has_params or _huggingface_files(path) or not _consolidated_files(path)):
         return "huggingface"
     if has_params:
         return "mistral"
-    names = sorted(p.name for p in path.iterdir())[:_SHOWN]
-    found = ", ".join(names) if names else "nothing"
+    if pickles := _pickles(path):
+        raise _only_pickles(path, "has its weights only as pickles", pickles)
+    found = _list(sorted(p.name for p in path.iterdir())) or "nothing"
     raise ConfigError(f"{path} has neither config.json nor params.json (it holds {found}); name a model's folder")
 
 
@@ -119,16 +130,23 @@ def _all_entries(path: Path, format: str) -> list[Entry]:
 
 
 def _no_weights(path: Path, stem: str) -> CheckpointError:
-    pickles = sorted(p.name for p in path.iterdir() if p.suffix in _PICKLES)
-    if pickles:
-        return UnsafeFileError(
-            f"{path} has its weights only as pickles ({', '.join(pickles[:_SHOWN])}), which can run code when read and "
-            "are never opened here; get the model's safetensors files, or convert them where you trust their source: "
-            'python -c "import sys, torch; from safetensors.torch import save_file as s; '
-            "[s({k: v.contiguous().clone() for k, v in torch.load(f, weights_only=True, map_location='cpu').items()}, "
-            "f.rsplit('.', 1)[0].replace('pytorch_model', 'model') + '.safetensors') for f in sys.argv[1:]]\" FILES"
-        )
+    if pickles := _pickles(path):
+        return _only_pickles(path, "has its weights only as pickles", pickles)
     return CheckpointError(f"{path} has no weights: expected {stem}.safetensors, or {stem}-*.safetensors with an index")
+
+
+def _pickles(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
+
+
+def _only_pickles(path: Path, what: str, names: list[str]) -> UnsafeFileError:
+    return UnsafeFileError(
+        f"{path} {what} ({_list(names)}); pickles can run code when read and are never opened here: get the model's "
+        "safetensors files, or convert them where you trust their source: "
+        'python -c "import sys, torch; from safetensors.torch import save_file as s; '
+        "[s({k: v.contiguous().clone() for k, v in torch.load(f, weights_only=True, map_location='cpu').items()}, "
+        "f.rsplit('.', 1)[0].replace('pytorch_model', 'model') + '.safetensors') for f in sys.argv[1:]]\" FILES"
+    )
 
 
 def _index_names(
@@ -179,9 +197,9 @@ def _match(path: Path, by_name: dict[str, Entry], config: ModelConfig, naming: N
 def _check_floats(path: Path, entries: Iterable[Entry]) -> None:
     wrong = [f"{e.name} {e.dtype}" for e in entries if e.dtype not in FILE_DTYPES]
     if wrong:
+        types = ", ".join(FILE_DTYPES)
         raise CheckpointError(
-            f"{path}: {len(wrong)} tensors of a type that weights cannot have ({_list(wrong)}), "
-            f"expected {', '.join(FILE_DTYPES)}"
+            f"{path} has tensors of a type that weights cannot have ({_list(wrong)}), expected {types}"
         )
 
 

@@ -44,6 +44,7 @@ __all__ = [
 
 LARGEST_SHARD = 5_000_000_000  # bytes of tensors; the hub's own limit per shard
 _TOP_LEVEL_ROPE = ("rope_theta", "rope_parameters", "rope_scaling")
+_IMPLIED = (*_TOP_LEVEL_ROPE, "layer_types")  # read, and written anew or left out
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -70,11 +71,12 @@ def config_from_json(values: dict[str, Any], where: str) -> ModelConfig:
         raise ConfigError(f"{where}: num_local_experts is null, expected a whole number for a mixture of experts")
     if kind == "llama" and chosen["sliding_window"] is not None:
         raise ConfigError(f"{where}: sliding_window is {chosen['sliding_window']!r}, a llama model has none")
+    _check_layer_types(values.get("layer_types"), chosen, where)
     chosen["rope_theta"] = _rope_theta(values, absent["rope_theta"], where)
     dtype = values.get("dtype") or values.get("torch_dtype")
     if dtype is not None:
         chosen["torch_dtype"] = dtype
-    extra = {key: value for key, value in values.items() if key not in FIELDS and key not in _TOP_LEVEL_ROPE}
+    extra = {key: value for key, value in values.items() if key not in (*FIELDS, *_IMPLIED)}
     return ModelConfig.from_fields({**chosen, "extra": extra}, where=where)
 
 
@@ -201,7 +203,7 @@ def _check_keys(values: dict[str, Any], where: str) -> None:
         if values.get(key) is None:
             raise ConfigError(f"{where}: {key!r} is missing{nearest(key, set(values) - set(FIELDS))}")
     for key, value in values.items():
-        if key in FIELDS or key in HARMLESS or key in _TOP_LEVEL_ROPE or is_bookkeeping(key):
+        if key in FIELDS or key in HARMLESS or key in _IMPLIED or is_bookkeeping(key):
             continue
         if key in NEUTRAL:
             if not any(type(value) is type(v) and value == v for v in NEUTRAL[key]):
@@ -214,6 +216,14 @@ def _check_keys(values: dict[str, Any], where: str) -> None:
                 f"{where}: the key {key!r} (value {_short(value)}) is unknown and may change what the model computes"
                 f"{nearest(key, known)}"
             )
+
+
+def _check_layer_types(types: Any, chosen: dict[str, Any], where: str) -> None:
+    """One entry a layer, all of the kind that `sliding_window` says: models that mix kinds are of another family."""
+    kind = "full_attention" if chosen["sliding_window"] is None else "sliding_attention"
+    is_uniform = isinstance(types, list) and all(t == kind for t in types) and len(types) == chosen["num_hidden_layers"]
+    if types is not None and not is_uniform:
+        raise ConfigError(f"{where}: layer_types is {_short(types)}; only {kind!r} for every layer is supported")
 
 
 def _refuse_experts(chosen: dict[str, Any], kind: str, where: str) -> None:
@@ -233,7 +243,7 @@ def _rope_theta(values: dict[str, Any], default: float, where: str) -> Any:
         if not isinstance(rope, dict):
             raise ConfigError(f"{where}: {key} is {_short(rope)}, expected a table or null")
         neutral = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1.0, "factor": 1.0}
-        for name, value in rope.items():
+        for name, value in sorted(rope.items(), key=lambda item: "type" not in item[0]):
             if name != "rope_theta" and (name not in neutral or value not in (None, neutral[name])):
                 raise ConfigError(
                     f"{where}: {key}.{name} is {_short(value)}; only the default rotary embedding is supported"

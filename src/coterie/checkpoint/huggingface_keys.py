@@ -55,7 +55,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "chunk_size_feed_forward": (0, None),
     "pruned_heads": ({}, None),
     "per_layer_config": ({}, None),
-    "layer_types": (None,),
     "quantization_config": (None,),
     "is_encoder_decoder": (False, None),
     "add_cross_attention": (False, None),
@@ -65,6 +64,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 _HARMLESS = """
     architectures model_type torch_dtype dtype tokenizer_class prefix finetuning_task task_specific_params
     problem_type id2label label2id num_labels name_or_path unsloth_fixed max_sequence_length
+    model_max_length
 
     initializer_range attention_dropout hidden_dropout resid_pdrop embd_pdrop router_aux_loss_coef
     router_jitter_noise output_router_logits gradient_checkpointing neftune_noise_alpha

@@ -19,7 +19,7 @@ from coterie.checkpoint.numbers import FILE_DTYPES, as_torch, convert_into, requ
 from coterie.checkpoint.pieces import Files, Piece, cut, half_split
 from coterie.checkpoint.safetensors import ITEM_BITS
 from coterie.checkpoint.tied import require_tied_equal
-from coterie.device import available_memory, choose_device, choose_dtype
+from coterie.device import available_memory, choose_device, choose_dtype, total_memory
 from coterie.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -49,7 +49,12 @@ def load_model(
     chosen_device = choose_device(str(device))
     chosen_dtype = choose_dtype(dtype, checkpoint.file_dtype, chosen_device)
     require_memory(checkpoint, chosen_dtype, chosen_device)
-    model = Transformer(checkpoint.config, chosen_dtype, chosen_device)
+    try:
+        model = Transformer(checkpoint.config, chosen_dtype, chosen_device)
+    except (MemoryError, RuntimeError) as e:  # the system promised more than it had
+        raise ResourceError(
+            f"{path} cannot be loaded: out of memory on {chosen_device} ({str(e).split(chr(10))[0]})"
+        ) from e
     fill(checkpoint, model.tensors(), progress)
     return model.eval()
 
@@ -60,13 +65,13 @@ def require_memory(checkpoint: Checkpoint, dtype: "torch.dtype", device: "torch.
     need, there = n_parameters * dtype.itemsize + _RESERVE, available_memory(device)
     if need <= there:
         return
-    helps = "close other programs"
+    helps = "close other programs, " if need <= total_memory(device) else ""
     if dtype.itemsize > 2 and n_parameters * 2 + _RESERVE <= there:
-        helps = f"load it as bf16 ({size_text(n_parameters * 2)})"
+        helps = f"load it as bf16 ({size_text(n_parameters * 2)}), "
     name = str(dtype).removeprefix("torch.")
     raise ResourceError(
         f"{checkpoint.path} needs {size_text(need)} of memory as {name} and {device} has {size_text(there)} free; "
-        f"{helps}, use a machine with more memory, or a smaller model"
+        f"{helps}use a machine with more memory, or a smaller model"
     )
 
 

@@ -19,13 +19,8 @@ _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
 
 def read_manifest(folder: Path) -> dict[str, str]:
-    """File name -> digest (lower case). `CheckpointError` where there is none or a line of it cannot be trusted."""
+    """File name -> digest (lower case). `CheckpointError` where a line of it cannot be trusted."""
     path = folder / MANIFEST
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} has no {MANIFEST}, so nothing says what its files should be; get the one published with it, "
-            f"or make one of what is there now: coterie verify {folder} --write"
-        )
     try:
         if path.stat().st_size > _LARGEST:
             raise CheckpointError(f"{path} is larger than a manifest can be")

@@ -12,8 +12,9 @@ import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from coterie.checkpoint.atomic import new_file
 from coterie.checkpoint.json_text import parse_object
@@ -64,13 +65,21 @@ def read_entries(path: Path) -> list[Entry]:
     """The tensors of a file in the order of their bytes; `CheckpointError` for anything out of order."""
     header, start, n_data = read_header(path)
     header.pop("__metadata__", None)
+    _require_length(path, header, start, n_data)
     entries = [_entry(path, name, fields, start, n_data) for name, fields in header.items()]
     entries.sort(key=lambda e: (e.offset, e.nbytes))
+    for before, e in pairwise(entries):
+        if before.offset + before.nbytes > e.offset:
+            raise CheckpointError(
+                f"{path}: the data of {before.name!r} and {e.name!r} overlap; the file is damaged, get it again"
+            )
     end = start
     for e in entries:
         if e.offset != end:
-            problem = "overlaps the tensor before it" if e.offset < end else f"leaves a hole of {e.offset - end} bytes"
-            raise CheckpointError(f"{path}: the data of {e.name!r} {problem}; the file is damaged, get it again")
+            raise CheckpointError(
+                f"{path}: before the data of {e.name!r} there is a hole of {e.offset - end:,} bytes; the file is "
+                "damaged, get it again"
+            )
         end += e.nbytes
     if end != start + n_data:
         raise CheckpointError(
@@ -101,6 +110,16 @@ def read_header(path: Path) -> tuple[dict[str, Any], int, int]:
     if raw[:1] != b"{":
         raise CheckpointError(f"{path} is no safetensors file: its header does not start with '{{'")
     return parse_object(raw, f"{path} (header)", CheckpointError), 8 + length, status.st_size - 8 - length
+
+
+def _require_length(path: Path, header: dict[str, Any], start: int, n_data: int) -> None:
+    offsets = {name: fields.get("data_offsets") for name, fields in header.items() if isinstance(fields, dict)}
+    end, name = max(((v[1], n) for n, v in offsets.items() if _is_counts(v) and len(v) == 2), default=(0, ""))
+    if end > n_data:
+        raise CheckpointError(
+            f"{path} is truncated: {name!r} should end at byte {start + end:,}, the file has {start + n_data:,}; "
+            "get it again"
+        )
 
 
 def write_file(
@@ -147,5 +166,5 @@ def _entry(path: Path, name: str, fields: Any, start: int, n_data: int) -> Entry
     return Entry(name, dtype, tuple(shape), path, start + offsets[0], nbytes)
 
 
-def _is_counts(values: Any) -> bool:
+def _is_counts(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(v) is int and 0 <= v < 1 << 62 for v in values)

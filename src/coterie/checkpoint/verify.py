@@ -60,8 +60,13 @@ class Report:
 
 
 def verify(folder: Path, *, progress: Progress | None = None) -> Report:
-    """Check a folder against its manifest and its weights for damage; `CheckpointError` where there is no manifest."""
+    """Check a folder against its manifest and its weights for damage.
+
+    Raises `CheckpointError` where there is no manifest, and says even so what is wrong with the weights.
+    """
     folder = _folder(folder)
+    if not (folder / MANIFEST).is_file():
+        raise _no_manifest(folder, progress)
     digests = read_manifest(folder)
     present = files_of(folder)
     found, report = _read_all(folder, [name for name in digests if (folder / name).is_file()], progress)
@@ -69,6 +74,16 @@ def verify(folder: Path, *, progress: Progress | None = None) -> Report:
     report.changed = sorted(name for name, digest in found.items() if digest != digests[name])
     report.unlisted = [name for name in present if name not in digests]
     return report
+
+
+def _no_manifest(folder: Path, progress: Progress | None) -> CheckpointError:
+    """What to say where there is no manifest; the weights are looked at even so."""
+    _, report = _read_all(folder, files_of(folder), progress)
+    found = "; ".join(report.damaged) or f"of its {report.n_tensors} tensors none is damaged"
+    return CheckpointError(
+        f"{folder} has no {MANIFEST}, so nothing says what its files should be; get the one published with it, or make "
+        f"one of what is there now: coterie verify {folder} --write ({found})"
+    )
 
 
 def write_manifest(folder: Path, *, progress: Progress | None = None) -> Report:

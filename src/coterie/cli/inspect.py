@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from coterie import sizes
-from coterie.checkpoint.folder import open_checkpoint, read_model_config
+from coterie.checkpoint.folder import not_a_model, open_checkpoint, read_model_config
 from coterie.checkpoint.hub import DEMO
 from coterie.checkpoint.safetensors import Entry, read_entries
 from coterie.cli.inspect_text import print_description
@@ -46,14 +46,15 @@ def command(model: str, tensors: bool, as_json: bool) -> None:
     if path.suffix == ".safetensors" and path.is_file() and tensors:
         _print_tensors(read_entries(path), as_json, {"model": str(path)})
         return
-    _refuse_other_files(path)
-    checkpoint = open_checkpoint(path) if _has_weights(path) else None
+    if path.is_file() and path.suffix != ".json":
+        raise not_a_model(path)
+    checkpoint = open_checkpoint(path) if path.is_dir() and (tensors or _has_weights(path)) else None
     config = checkpoint.config if checkpoint else read_model_config(path)
     entries = list(checkpoint.entries) if checkpoint else []
     document = describe(config) | {"model": str(path), "file_bytes": sum(e.nbytes for e in entries) or None}
     if tensors:
-        if not entries:
-            raise CheckpointError(f"{path} has no safetensors weights to list; name a folder that has some")
+        if checkpoint is None:
+            raise CheckpointError(f"{path} is a configuration and has no tensors to list; name the model's folder")
         _print_tensors(entries, as_json, document)
     elif as_json:
         print_json(document | {"card": model_card(path)})
@@ -138,13 +139,7 @@ def _experts(config: ModelConfig) -> dict[str, Any] | None:
 
 
 def _has_weights(path: Path) -> bool:
-    return path.is_dir() and any(path.glob("*.safetensors*"))
-
-
-def _refuse_other_files(path: Path) -> None:
-    if path.is_file() and path.suffix != ".json":
-        what = "GGUF files cannot be read yet" if path.suffix == ".gguf" else f"{path.name} is not a configuration"
-        raise CheckpointError(f"{path}: {what}, expected a model's folder, config.json or params.json")
+    return any(path.glob("*.safetensors*"))
 
 
 def _print_tensors(entries: list[Entry], as_json: bool, document: dict[str, Any]) -> None:

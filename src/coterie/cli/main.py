@@ -1,15 +1,19 @@
 """`coterie VERB`: finds the verb, runs it, and turns whatever goes wrong into one sentence and an exit code.
 
 A verb's module is imported when the verb is named, so `--help` and `--version` need neither torch nor a model.
-Exit codes: 0 done (also when the reader of a pipe leaves early), 2 the user's mistake, 130 Ctrl-C, 1 a fault of ours.
+Exit codes: 0 done (also when the reader of a pipe leaves early), 2 the user's mistake, 130 Ctrl-C, 143 `kill`, 1 a
+fault of ours.
 """
 
 import errno
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -110,7 +114,8 @@ def main(args: Sequence[str] | None = None) -> int:
     _speak_utf8()
     flags = _Flags()
     try:
-        code = _run(list(sys.argv[1:] if args is None else args), flags)
+        with _unwinding_when_stopped():
+            code = _run(list(sys.argv[1:] if args is None else args), flags)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -123,6 +128,25 @@ def main(args: Sequence[str] | None = None) -> int:
         if flags.debug:
             traceback.print_exc()
         return _explain(e, flags.debug)
+
+
+@contextmanager
+def _unwinding_when_stopped() -> Iterator[None]:
+    """`kill` and a closed terminal end the program as Ctrl-C does, through every `finally`: no half file stays."""
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    ours = []
+    if threading.current_thread() is threading.main_thread():
+        ours = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) == signal.SIG_DFL]
+    for s in ours:
+        signal.signal(s, stop)
+    try:
+        yield
+    finally:
+        for s in ours:
+            signal.signal(s, signal.SIG_DFL)
 
 
 def _run(args: list[str], flags: _Flags) -> int:

@@ -11,7 +11,7 @@ __all__ = ["command"]
 _EXAMPLES = """\b
 Examples:
   coterie pull mistralai/Mixtral-8x7B-Instruct-v0.1
-  coterie pull someone/Mixtral-GGUF --file mixtral.Q8_0.gguf
+  coterie pull someone/Mixtral-GGUF --file mixtral.Q8_0.gguf    (or someone/Mixtral-GGUF:mixtral.Q8_0.gguf)
 The folder is printed on stdout:
   coterie inspect "$(coterie pull mistralai/Mixtral-8x7B-v0.1)" """
 
@@ -31,6 +31,8 @@ def command(repository: str, file: str | None, revision: str | None, as_json: bo
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    repository, _, named = repository.partition(":")
+    file = file or named or None
     wanted = plan(repository, file=file, revision=revision)
     for sentence in wanted.left_out:
         note(printable(f"left out {sentence}"))
