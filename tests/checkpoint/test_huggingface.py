@@ -150,7 +150,9 @@ def test_a_window_makes_a_dense_model_a_mistral_one():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[1]", "JSON object"),
+        ("[1]", "holds a list, expected a JSON object"),
+        ("null", "holds null, expected a JSON object"),
+        ("{}", "'model_type' is missing"),
         ('{"model_type": NaN}', "NaN"),
         ('{"a": 1, "a": 2}', "twice"),
         ("{", "not valid JSON"),

@@ -43,6 +43,7 @@ def test_published_extras_are_read():
         ({"moe": 8}, "moe is 8"),
         ({"moe": {"num_experts": 8}}, "moe.num_experts_per_tok is missing"),
         ({"moe": {"num_experts": 8, "num_experts_per_tok": 9}}, "num_experts_per_tok"),
+        ({"moe": {"num_experts": 0, "num_experts_per_tok": 2}}, "moe.num_experts is 0"),
         ({"moe": {**MIXTRAL["moe"], "num_shared_experts": 1}}, "moe.num_shared_experts"),
         ({"yarn": {"factor": 4}}, "'yarn'"),
         ({"slidding_window": 4096}, "did you mean 'sliding_window'"),

@@ -165,6 +165,7 @@ def test_only_weights_json_and_tokenizer_are_fetched_never_a_pickle(
     assert all((folder / name).read_bytes() == FILES[name] for name in WANTED)
     assert "consolidated.safetensors: the same weights" in err and "pytorch_model.bin" in err
     assert cached_snapshot(NAME) == folder == find_model(NAME)
+    assert all(NAME in path for _, path, _ in hub.requests)  # and nobody is told who asks
 
 
 def test_a_second_pull_fetches_nothing(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:

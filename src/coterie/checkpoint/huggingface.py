@@ -186,6 +186,8 @@ def _model_type(values: dict[str, Any], where: str) -> str:
     kind, architectures = values.get("model_type"), values.get("architectures")
     if kind is None and isinstance(architectures, list):
         kind = {a: k for k, a in ARCHITECTURES.items()}.get(str(architectures[0]) if architectures else "")
+    if kind is None and not architectures:
+        raise ConfigError(f"{where}: 'model_type' is missing, expected one of {', '.join(ARCHITECTURES)}")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
         found = repr(kind if kind is not None else architectures)
         raise ConfigError(

@@ -11,6 +11,7 @@ from coterie.errors import CoterieError
 
 __all__ = ["parse_object", "read_object"]
 
+_KINDS = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "a truth value"}
 _LARGEST_FILE = 64 << 20  # the index of 8x22B is 0.2 MB
 
 
@@ -55,5 +56,5 @@ def parse_object(raw: bytes, where: str, error: type[CoterieError]) -> dict[str,
     except ValueError:  # a whole number of more than 4300 digits
         raise error(f"{where} contains a number too long to read") from None
     if not isinstance(value, dict):
-        raise error(f"{where} holds a {type(value).__name__}, expected a JSON object")
+        raise error(f"{where} holds {_KINDS.get(type(value), 'null')}, expected a JSON object")
     return value

@@ -110,8 +110,10 @@ def _check_keys(values: dict[str, Any], where: str) -> None:
 
 def _in_their_words(message: str, values: dict[str, Any]) -> str:
     """A message on the fields of a ModelConfig with the names that params.json has for them."""
-    for key, field in _FIELDS.items():
-        if key in values:
+    moe = values.get("moe")
+    theirs = _FIELDS | {f"moe.{key}": field for key, field in _MOE.items()}
+    for key, field in theirs.items():
+        if key in values or (isinstance(moe, dict) and field in _MOE.values()):
             message = re.sub(rf"\b{field}\b", key, message)
     return message
 

@@ -28,8 +28,10 @@ def command(repository: str, file: str | None, revision: str | None, as_json: bo
     first, a broken download goes on where it stopped, and every weight file is checked against the hub's sha256. Needs
     `hf auth login` for a gated model; with HF_HUB_OFFLINE set it does nothing. Other programs share the cache.
     """
+    from huggingface_hub import constants
     from huggingface_hub.utils import logging
 
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # or it asks the hub which AI agent may be running us, and reports it
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     repository, _, named = repository.partition(":")
     file = file or named or None
