@@ -55,8 +55,11 @@ def file_type(name: str) -> tuple[str, str]:
 
 
 def size_text(n_bytes: int) -> str:
-    """`93.4 GB`, or `512 MB` below one: bytes for a message."""
-    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.1f} MB"
+    """`93.4 GB`, `67.2 MB`, `512 bytes`: a size for a message."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= scale:
+            return f"{n_bytes / scale:,.1f} {unit}"
+    return f"{n_bytes} bytes"
 
 
 def require_finite(raw: "np.ndarray[Any, np.dtype[np.uint8]]", code: str, what: str) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from coterie.cli.output import human_bytes, human_count, print_table, printable
+from coterie.cli.output import human_bytes, human_count, human_operations, print_table, printable
 from coterie.config import ModelConfig
 from coterie.sizes import SCALE_GROUP
 
@@ -27,8 +27,8 @@ def print_description(document: dict[str, Any], config: ModelConfig) -> None:
     print("\nOperations per token")
     operations, context = document["operations_per_token"], document["cache"]["context"]
     print_table([
-        ("the first", f"{operations['first'] / 1e9:,.4g} GFLOP"),
-        (f"after {context:,} tokens", f"{operations['at_context'] / 1e9:,.4g} GFLOP"),
+        ("the first", human_operations(operations["first"])),
+        (f"after {context:,} tokens", human_operations(operations["at_context"])),
     ])  # fmt: skip
     for device in document["fits"]:
         free, all_ = human_bytes(device["free_bytes"]), human_bytes(device["total_bytes"])
@@ -63,7 +63,8 @@ def _shape_rows(document: dict[str, Any], config: ModelConfig) -> list[tuple[str
     ]  # fmt: skip
     if experts:
         exponent = experts["paths_log10"]
-        paths = f"{experts['paths']}, about {10 ** (exponent % 1):.1f}e{int(exponent)}"
+        n_paths = f"about {10 ** (exponent % 1):.1f}e{int(exponent)}" if exponent > 9 else f"{10**exponent:,.0f}"
+        paths = f"{experts['paths']}, {n_paths}"
         rows += [
             (
                 "experts",

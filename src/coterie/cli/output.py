@@ -15,6 +15,7 @@ from typing import Any
 __all__ = [
     "human_bytes",
     "human_count",
+    "human_operations",
     "is_terminal",
     "note",
     "print_json",
@@ -24,7 +25,7 @@ __all__ = [
     "progress",
 ]
 
-_NUMBER = re.compile(r"[0-9][0-9,.]*( [kMGTP]?B| GFLOP)?")
+_NUMBER = re.compile(r"[0-9][0-9,.]*( [kMGTP]?(B|FLOP))?")
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -80,6 +81,11 @@ def human_bytes(n: float) -> str:
 def human_count(n: float) -> str:
     """`46702792704` as `46.7 B`: thousand, million, billion (10^9), trillion (10^12)."""
     return _scaled(n, ("", "k", "M", "B", "T")).rstrip()
+
+
+def human_operations(n: float) -> str:
+    """`25497174016` as `25.5 GFLOP`."""
+    return _scaled(n, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP"))
 
 
 @contextmanager
