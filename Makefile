@@ -35,7 +35,8 @@ test-full: export COTERIE_FULL := 1
 test-full: test
 
 bench: dev-environment
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $(filter-out benchmarks/peers.py,$(sort $(wildcard benchmarks/*.py))); do \
+		echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 run-environment: python
 	@"$(PYTHON)" .ci/environment.py run
@@ -45,3 +46,4 @@ dev-environment: python
 
 python:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or later was found; install one, or say where it is with make PYTHON=..." >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is not a Python 3.11 or later" >&2; exit 2; }

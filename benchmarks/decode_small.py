@@ -1,66 +1,64 @@
 """Decode speed of one sequence on the model that ships, beside transformers with each of its experts backends.
 
-    python benchmarks/decode_small.py [--rounds 7] [--tokens 128]
-
-Both sides continue the same 32 tokens greedily through their public `generate`; transformers also by a bare loop over
-its forward, which is its fastest way. The prompt's own time is taken off by a run of one token.
+Both sides continue the same prompt greedily through their public `generate`; transformers also by a bare loop over its
+forward, which is its fastest way. The prompt's own time is taken off by a run of one token.
 """
 
 import argparse
 import time
+from collections.abc import Callable, Sequence
 
 import torch
-from peers import interleave, machine, mixtral_of_transformers, report
+from peers import arguments, interleave, machine, mixtral_of_transformers, report
 
 import coterie
 
+PROMPT = "Il était une fois une petite fille qui vivait avec sa mère dans un village."
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--dtype", default="auto")
-    args = parser.parse_args()
-    lm = coterie.load(dtype=args.dtype)
-    theirs = mixtral_of_transformers(lm.model)
-    prompt = lm.tokenizer.encode(
-        "Il était une fois une petite fille qui vivait avec sa mère dans un village.", bos=True
-    )
-    eos, n = lm.config.eos_ids[0], args.tokens
 
-    def ours() -> float:
-        return _rate(lambda k: lm.generate(prompt, max_tokens=k, stop_token_ids=None, logit_bias=None), n)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = arguments(__doc__, rounds=7)
+    parser.add_argument("--model", default="demo", help="what to load (default: demo)")
+    parser.add_argument("--tokens", type=int, default=128, help="new tokens of a run (default: 128)")
+    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
+    args = parser.parse_args(argv)
+    lm = coterie.load(args.model, dtype=args.dtype, device="cpu")
+    written = lm.generate(prompt := lm.tokenizer.encode(PROMPT, bos=True), max_tokens=args.tokens).usage
+    if written.completion_tokens < args.tokens:
+        parser.error(f"the text ends after {written.completion_tokens} tokens; use a smaller --tokens")
+    print(f"{args.model}, {lm.model.dtype}, prompt of {len(prompt)} and {args.tokens} new tokens, {machine()}")
+    medians = interleave(_sides(lm, prompt, args), args.rounds)
+    report("decode, one sequence", "tokens/s", medians, "coterie generate")
 
-    def generate() -> float:
-        ids = torch.tensor([prompt])
-        options = {"do_sample": False, "pad_token_id": eos, "attention_mask": torch.ones_like(ids)}
-        return _rate(lambda k: theirs.generate(ids, max_new_tokens=k, min_new_tokens=k, **options), n)
+
+def _sides(lm: coterie.LanguageModel, prompt: list[int], args: argparse.Namespace) -> dict[str, Callable[[], float]]:
+    theirs, n, ids = mixtral_of_transformers(lm.model), args.tokens, torch.tensor([prompt])
+
+    def generate(k: int) -> None:
+        options = {"do_sample": False, "attention_mask": torch.ones_like(ids), "pad_token_id": 0}
+        theirs.generate(ids, max_new_tokens=k, min_new_tokens=k, **options)
 
     @torch.inference_mode()
-    def loop() -> float:
-        def run(k: int) -> None:
-            out = theirs(torch.tensor([prompt]), use_cache=True)
-            for _ in range(k - 1):
-                token = out.logits[:, -1:].argmax(-1)
-                out = theirs(token, past_key_values=out.past_key_values, use_cache=True)
+    def loop(k: int) -> None:
+        out = theirs(ids, use_cache=True, logits_to_keep=1)
+        for _ in range(k - 1):
+            token = out.logits[:, -1:].argmax(-1)
+            out = theirs(token, past_key_values=out.past_key_values, use_cache=True)
 
+    def with_backend(backend: str, run: Callable[[int], None]) -> float:
+        theirs.set_experts_implementation(backend)
         return _rate(run, n)
 
-    def with_backend(backend: str, run) -> float:  # type: ignore[no-untyped-def]
-        theirs.set_experts_implementation(backend)
-        return run()
-
-    sides = {"coterie generate": ours}
+    sides: dict[str, Callable[[], float]] = {
+        "coterie generate": lambda: _rate(lambda k: lm.generate(prompt, max_tokens=k), n)
+    }
     for backend in ("eager", "grouped_mm", "batched_mm"):
-        sides[f"transformers loop {backend}"] = lambda b=backend: with_backend(b, loop)
+        sides[f"transformers loop {backend}"] = lambda b=backend: with_backend(b, loop)  # type: ignore[misc]
     sides["transformers generate eager"] = lambda: with_backend("eager", generate)
-    written = lm.generate(prompt, max_tokens=n).usage.completion_tokens
-    assert written == n, f"the text ended after {written} tokens; use a smaller --tokens"
-    print(f"demo-size model, {lm.model.dtype}, {machine()}")
-    report("decode, one sequence", "tokens/s", interleave(sides, args.rounds), "coterie generate")
+    return sides
 
 
-def _rate(run, n: int) -> float:  # type: ignore[no-untyped-def]
+def _rate(run: Callable[[int], object], n: int) -> float:
     """Tokens a second after the first: the run of one token is taken off."""
     start = time.perf_counter()
     run(1)

@@ -1,8 +1,10 @@
-"""What the benchmarks share: interleaved rounds, medians, a table line, and the model that both sides run.
+"""What the benchmarks share: arguments, interleaved rounds, medians, a table line, and the model that both sides run.
 
 Both sides hold the same memory: transformers' parameters are made views of ours, so neither has the better cache.
 """
 
+import argparse
+import os
 import platform
 import statistics
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from coterie.checkpoint.huggingface import config_to_json
 from coterie.config import ModelConfig
 from coterie.model import Transformer
 
-__all__ = ["interleave", "machine", "mixtral_of_transformers", "report"]
+__all__ = ["arguments", "interleave", "machine", "mixtral_config", "mixtral_of_transformers", "report"]
 
 
 def interleave(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
@@ -39,23 +41,41 @@ def report(title: str, unit: str, medians: dict[str, float], ours: str, higher_i
 
 
 def machine() -> str:
-    import os
-
     import transformers
 
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
     return f"{os.cpu_count()} cores, {versions}, {torch.get_num_threads()} threads"
 
 
+def arguments(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
+    """A parser that shows the script's own docstring and knows `--rounds`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, help=f"measured, after one to warm up (default: {rounds})"
+    )
+    return parser
+
+
+def mixtral_config(n_layers: int, scale: int = 1) -> ModelConfig:
+    """Mixtral 8x7B with fewer layers; `scale` divides its widths, to see whether a script runs."""
+    return ModelConfig(
+        num_hidden_layers=n_layers,
+        hidden_size=4096 // scale,
+        intermediate_size=14336 // scale,
+        vocab_size=32000 // scale,
+        head_dim=128 // min(scale, 16),
+    )
+
+
 def mixtral_of_transformers(model: Transformer) -> Any:
-    """transformers' Mixtral on the very tensors of `model`."""
+    """transformers' Mixtral on the very tensors of `model`; its router in the model's dtype, as it has it."""
     from transformers import MixtralConfig, MixtralForCausalLM
     from transformers.models.mixtral.modeling_mixtral import MixtralRotaryEmbedding
 
     config = MixtralConfig(**{k: v for k, v in config_to_json(model.config).items() if k != "architectures"})
     with torch.device("meta"):
         theirs = MixtralForCausalLM(config)
-    named = {theirs_name: tensor for theirs_name, tensor in _names(model.config, model.tensors())}
+    named = {_their_name(name): tensor.to(model.dtype) for name, tensor in model.tensors().items()}
     missing, extra = theirs.load_state_dict(named, strict=False, assign=True)
     assert not extra and set(missing) <= {"lm_head.weight"}, (missing, extra)
     theirs.tie_weights()
@@ -63,20 +83,18 @@ def mixtral_of_transformers(model: Transformer) -> Any:
     return theirs.eval()
 
 
-def _names(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
-    renamed = []
-    for name, tensor in tensors.items():
-        name = {"embed": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"}.get(
-            name, name
-        )
-        for ours, theirs in (
-            ("attention_norm", "input_layernorm.weight"), ("moe_norm", "post_attention_layernorm.weight"),
-            ("attention.q", "self_attn.q_proj.weight"), ("attention.k", "self_attn.k_proj.weight"),
-            ("attention.v", "self_attn.v_proj.weight"), ("attention.o", "self_attn.o_proj.weight"),
-            ("moe.router", "mlp.gate.weight"), ("moe.experts.gate_up", "mlp.experts.gate_up_proj"),
-            ("moe.experts.down", "mlp.experts.down_proj"),
-        ):  # fmt: skip
-            if name.endswith("." + ours):
-                name = "model." + name.removesuffix(ours) + theirs
-        renamed.append((name, tensor))
-    return renamed
+_ENDS = {"embed": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"}
+_IN_LAYER = {
+    "attention_norm": "input_layernorm.weight", "moe_norm": "post_attention_layernorm.weight",
+    "attention.q": "self_attn.q_proj.weight", "attention.k": "self_attn.k_proj.weight",
+    "attention.v": "self_attn.v_proj.weight", "attention.o": "self_attn.o_proj.weight",
+    "moe.router": "mlp.gate.weight", "moe.experts.gate_up": "mlp.experts.gate_up_proj",
+    "moe.experts.down": "mlp.experts.down_proj",
+}  # fmt: skip
+
+
+def _their_name(name: str) -> str:
+    if name in _ENDS:
+        return _ENDS[name]
+    _, layer, part = name.split(".", 2)
+    return f"model.layers.{layer}.{_IN_LAYER[part]}"

@@ -1,0 +1,53 @@
+"""The benchmarks run, on models so small that their figures mean nothing."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+SCRIPTS = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem != "peers")
+
+
+@pytest.fixture
+def script(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location(request.param, FOLDER / f"{request.param}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("script", SCRIPTS, indirect=True)
+def test_help(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        script.main(["--help"])
+    out = capsys.readouterr().out
+    assert done.value.code == 0 and "--rounds" in out and (script.__doc__ or "").splitlines()[0] in out
+
+
+@pytest.mark.parametrize("script", ["decode_small"], indirect=True)
+def test_decode_small(script: ModuleType, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script.main(["--model", str(tiny_folder), "--tokens", "3", "--rounds", "1"])
+    out = capsys.readouterr().out
+    assert "transformers loop batched_mm" in out and "ours / best peer" in out
+
+
+@pytest.mark.parametrize("script", ["mixtral_slice"], indirect=True)
+def test_mixtral_slice(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    script.main(["--layers", "1", "--scale", "64", "--prompt", "9", "--tokens", "2", "--rounds", "1"])
+    assert capsys.readouterr().out.count("ours / best peer") == 2
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no posix_fadvise")
+@pytest.mark.parametrize("script", ["load_cold"], indirect=True)
+@pytest.mark.parametrize("keep", [[], ["--keep"]])
+def test_load_cold_cleans_up(
+    script: ModuleType, keep: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.main(["--layers", "1", "--scale", "64", "--folder", str(tmp_path), "--rounds", "1", *keep])
+    assert "ours / best peer" in capsys.readouterr().out
+    assert any(tmp_path.iterdir()) is bool(keep)
