@@ -43,7 +43,7 @@ def test_a_completion(lm: LanguageModel) -> None:
         row = logits[len(prompt) - 1 + place].log_softmax(-1)
         assert lp.logprob == pytest.approx(float(row[lp.token_id]), abs=1e-4) and len(lp.top) == 3
         assert lp.top[0][0] == lp.token_id == c.token_ids[place]
-    assert list(c.routing.token_ids) == c.token_ids
+    assert c.routing.token_ids == c.token_ids
     trace = lm.route([*prompt, *c.token_ids])
     assert torch.equal(trace.experts[len(prompt) :], c.routing.experts)
 

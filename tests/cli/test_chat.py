@@ -2,6 +2,7 @@ import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
@@ -58,6 +59,15 @@ def test_an_error_in_a_pipe_ends_it(
 ) -> None:
     code, out, err = talk(capsys, monkeypatch, tiny_folder, "/shwo\nHello\n")
     assert code == 2 and out == "" and "'/show'" not in out and "did you mean 'show'" in err
+
+
+def test_without_a_tokenizer_it_says_so_before_the_first_turn(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = copytree(tiny_folder, tmp_path / "bare")
+    (folder / "tokenizer.model").unlink()
+    code, out, err = talk(capsys, monkeypatch, folder, "")
+    assert code == 2 and out == "" and "has no tokenizer" in err and err.count("\n") == 1
 
 
 def test_bye_ends_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:

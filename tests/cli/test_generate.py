@@ -68,6 +68,23 @@ def test_flags_and_settings_reach_the_sampler(capsys: pytest.CaptureFixture[str]
     assert run(capsys, tiny_folder, *args)[1] == expected + "\n"
 
 
+def test_settings_that_the_modes_also_make(capsys: pytest.CaptureFixture[str], tiny_folder: Path) -> None:
+    """`--set routing=true` was given twice to the sampler, and `logprobs=null` missed in the document."""
+    settings = ("--set", "routing=true", "--set", "logprobs=null", "--max-tokens", "2")
+    for mode in ("--json", "--routing"):
+        code, out, _ = run(capsys, tiny_folder, "The", mode, *settings)
+        assert code == 0 and out
+    document = json.loads(run(capsys, tiny_folder, "The", "--json", *settings)[1])
+    assert len(document["tokens"]) == len(document["routing"]["experts"]) == 2
+    assert "logprob" not in document["tokens"][0]
+
+
+def test_a_wrong_setting_is_said_before_the_model_is_looked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    for args, said in ((("a", "-t", "nan"), "temperature is nan"), (("",), "the prompt is empty")):
+        code, _, err = run(capsys, Path("/nowhere/at/all"), *args)
+        assert code == 2 and said in err
+
+
 def test_samples(capsys: pytest.CaptureFixture[str], tiny_folder: Path) -> None:
     out = run(capsys, tiny_folder, "The", "-n", "2", "-t", "1", "--seed", "1", "--max-tokens", "3")[1]
     assert out.startswith("--- sample 1 ---\n") and "--- sample 2 ---\n" in out

@@ -1,6 +1,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -146,6 +147,16 @@ def test_a_prompt_that_is_no_text(text: Any, said: str) -> None:
 def test_a_prompt_that_is_no_ids(ids: Any, said: str) -> None:
     with pytest.raises(RequestError, match=said):
         check_ids(ids, 100)
+
+
+def test_numbers_may_be_numpys() -> None:
+    params = SamplingParams(
+        max_tokens=np.int64(3), temperature=np.float32(0.5), logit_bias={np.int64(7): np.float32(1)}, seed=np.uint8(1)
+    )
+    assert params == SamplingParams(max_tokens=3, temperature=0.5, logit_bias={7: 1.0}, seed=1)
+    assert check_ids([np.int64(1), 2], 3) == (1, 2)
+    with pytest.raises(RequestError, match="temperature"):
+        SamplingParams(temperature=np.float64("nan"))
 
 
 def test_ids_may_be_a_tensor() -> None:

@@ -43,6 +43,13 @@ def test_the_repetition_penalty_counts_prompt_and_output() -> None:
     assert choose(torch.tensor([-1.0, -1.5]), draw([0], repetition_penalty=2.0), 0)[0] == 1  # -1 -> -2
 
 
+@pytest.mark.parametrize("penalty", [1e-300, 5e-324, 1e300])
+def test_an_extreme_repetition_penalty_makes_no_nan(penalty: float) -> None:
+    d = draw(prompt=[0, 1, 2], repetition_penalty=penalty, temperature=1.0)
+    expected = {0, 1, 3} if penalty > 1 else {0, 1}
+    assert {choose(torch.tensor([3.0, 2.0, -1e-3, 1.0]), d, p)[0] for p in range(60)} == expected
+
+
 def test_presence_and_frequency_count_the_output_only() -> None:
     logits = torch.tensor([2.0, 1.0])
     assert choose(logits, draw([0, 0, 0], presence_penalty=2.0, frequency_penalty=2.0), 0)[0] == 0

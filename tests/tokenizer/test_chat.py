@@ -107,6 +107,16 @@ def test_turns_of_one_role_merge(v1: Tokenizer) -> None:
         assert apart == form.encode(turns([("user", "a\n\nb"), ("assistant", "c\n\nd"), ("user", "e")]), v1)
 
 
+def test_the_assistant_may_speak_first(v1: Tokenizer) -> None:
+    conversation = turns([("system", "Be brief."), ("assistant", "Hi"), ("user", "Hello")])
+    with_empty_user = [conversation[0], {"role": "user", "content": ""}, *conversation[1:]]
+    for name in ("mistral-v1", "llama-2"):  # forms of exchanges: an empty user turn begins them
+        ids = CHAT_FORMS[name].encode(conversation, v1)
+        assert ids == CHAT_FORMS[name].encode(with_empty_user, v1)
+    for name in ("chatml", "zephyr"):
+        assert CHAT_FORMS[name].encode(conversation, v1) != CHAT_FORMS[name].encode(with_empty_user, v1)
+
+
 def test_a_prefix_is_continued(v1: Tokenizer) -> None:
     messages = [Message("user", "a"), Message("assistant", "Sure", prefix=True)]
     for name in ("mistral-v1", "chatml", "zephyr", "llama-2"):
@@ -128,8 +138,7 @@ def test_a_prefix_is_continued(v1: Tokenizer) -> None:
         ([{"role": "user", "content": ["x"]}], "content of type list; expected a string"),
         ([{"role": "user", "content": "x", "contents": 1}], "unknown key 'contents'; did you mean 'content'"),
         ([{"role": "user", "content": "x", "prefix": 1}], "prefix of type int; expected true or false"),
-        ([{"role": "assistant", "content": "x"}], "the first turn must be the user's"),
-        ([{"role": "system", "content": "x"}, {"role": "assistant", "content": "x"}], r"messages\[1\] .* first turn"),
+        ([{"role": "system", "content": "x"}, {"role": "assistant", "content": "x"}], r"messages\[1\] .* last turn"),
         (turns([("user", "a"), ("assistant", "b")]), r"messages\[1\] is the last turn and the assistant's"),
         ([{"role": "user", "content": "x", "prefix": True}], "only an assistant turn at the end"),
     ],

@@ -62,8 +62,10 @@ def _text(rng: random.Random) -> str:
 
 
 def _conversation(rng: random.Random) -> list[dict[str, Any]]:
-    """Turns as people and agents send them: system text anywhere but after an answer, runs of one role, odd texts."""
+    """Turns as people and agents send them: system text anywhere but after an answer, runs of one role, an
+    assistant who begins, odd texts."""
     messages: list[dict[str, Any]] = [system(_text(rng)) for _ in range(rng.choice([0, 0, 1, 1, 2]))]
+    messages += [assistant(_text(rng))] if rng.random() < 0.1 else []
     for _ in range(rng.randint(0, 3)):
         messages += [user(_text(rng)) for _ in range(rng.choice([1, 1, 1, 2]))]
         messages += [system(_text(rng))] if rng.random() < 0.15 else []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coterie.cli.chat_session import Session
+from coterie.cli.interrupt import handle_interrupts
 from coterie.cli.model_argument import load_with_bar
 from coterie.cli.output import is_terminal, note
 from coterie.cli.sampling_options import parse_setting
@@ -43,13 +44,16 @@ def command(
     \b
     A turn of several lines: between two lines of \"\"\", or with a backslash at the end of each but the last.
     """
+    handle_interrupts()
     options = {name: value for name, value in flags.items() if value is not None}
-    session = Session(load_with_bar(model), {**options, **dict(parse_setting(s) for s in settings)}, chat_form)
+    lm = load_with_bar(model)
+    _ = lm.tokenizer  # says that there is none
+    session = Session(lm, {**options, **dict(parse_setting(s) for s in settings)}, chat_form)
     if system:
         session.obey(f"/system {system}")
     if routing:
         session.obey("/routing on")
-    _greet(session.lm, chat_form)
+    _greet(lm, chat_form)
     _talk(session)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coterie.cli.interrupt import handle_interrupts
 from coterie.cli.model_argument import load_with_bar
 from coterie.cli.output import is_terminal, note, print_json
 from coterie.cli.routed_stream import RoutedStream, choose_layer, routed_prompt
@@ -69,9 +70,11 @@ def command(
     options = {name: value for name, value in flags.items() if value is not None and value != ()}
     options |= dict(parse_setting(s) for s in settings)
     text = _read_prompt(prompt, file)
+    handle_interrupts()
+    _check(text, options)
     lm = load_with_bar(model)
     if as_json:
-        print_json(_document(lm, text, {"logprobs": 0, **options}))
+        print_json(_document(lm, text, {"logprobs": 0, **options, "routing": True}))
     elif routing is not None or svg_file is not None:
         _show_routing(lm, text, options, routing, svg_file)
     else:
@@ -92,6 +95,14 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
     except UnicodeDecodeError as e:
         raise RequestError(f"{where} is not UTF-8: byte {e.start} is 0x{data[e.start]:02x}; convert it first") from None
     return text.removesuffix("\n").removesuffix("\r")
+
+
+def _check(text: str, options: dict[str, Any]) -> None:
+    """What can be wrong without a model is said before one is loaded."""
+    from coterie.engine.request import SamplingParams, check_text
+
+    SamplingParams.of(options)
+    check_text(text)
 
 
 def _print_text(lm: "LanguageModel", text: str, options: dict[str, Any]) -> None:
@@ -116,7 +127,7 @@ def _show_routing(
     n_experts = lm.config.num_local_experts or 0
     screen = console()
     is_coloured, is_table = routing is not None and screen.is_terminal, routing is not None and not screen.is_terminal
-    deltas = lm.stream(text, **options, routing=True)  # checks before anything is printed
+    deltas = lm.stream(text, **{**options, "routing": True})  # checks before anything is printed
     ids = lm.encode(text)
     shown = routed_prompt(lm, ids, layer)
     if is_coloured:
@@ -157,7 +168,7 @@ class _Clock:
 
 
 def _document(lm: "LanguageModel", text: str, options: dict[str, Any]) -> dict[str, Any]:
-    first = lm.generate(text, **options, routing=True)
+    first = lm.generate(text, **options)
     prompt_ids = lm.encode(text)
     samples = [_sample(lm, c, prompt_ids) for c in (first, *first.others)]
     document = {"model": lm.name, "prompt": text, "prompt_tokens": _tokens(lm, prompt_ids), **samples[0]}
@@ -166,7 +177,7 @@ def _document(lm: "LanguageModel", text: str, options: dict[str, Any]) -> dict[s
 
 def _sample(lm: "LanguageModel", c: "Completion", prompt_ids: Sequence[int]) -> dict[str, Any]:
     tokens = _tokens(lm, c.token_ids, prompt_ids)
-    for token, logprob in zip(tokens, c.logprobs or [], strict=True):
+    for token, logprob in zip(tokens, c.logprobs or (), strict=False):  # none with logprobs=null
         token["logprob"] = logprob.logprob
         if logprob.top:
             token["top"] = [{"id": i, "text": lm.tokenizer.decode([i]), "logprob": v} for i, v in logprob.top]

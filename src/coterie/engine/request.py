@@ -1,12 +1,13 @@
 """What a caller may ask for, checked before any work starts.
 
 Each message is one sentence with the field, what it was and what it may be. `max_tokens=0` is allowed: the prompt is
-read, nothing is written. A bool is not a number here, although Python says that it is.
+read, nothing is written. A bool is not a number here, although Python says that it is; numpy's numbers are.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
 
 from coterie.config import ModelConfig
@@ -54,6 +55,8 @@ class SamplingParams:
         _need(type(self.routing) is bool, "routing", self.routing, "true or false")
 
     def _check_numbers(self) -> None:
+        for f in fields(self):
+            _set(self, f.name, _plain(getattr(self, f.name)))
         _whole("max_tokens", self.max_tokens, 0, None)
         _whole("top_k", self.top_k, 0, None)
         _whole("n", self.n, 1, _MOST_SAMPLES)
@@ -134,12 +137,13 @@ def check_ids(ids: object, vocab_size: int, what: str = "the prompt") -> tuple[i
         raise RequestError(f"{what} is {_show(ids)}, expected text or a list of token ids")
     if not values:
         raise RequestError(f"{what} is empty: give at least one token id")
-    for place, i in enumerate(values):
+    plain = tuple(i if type(i) is int else _plain(i) for i in values)
+    for place, i in enumerate(plain):
         if type(i) is not int or not 0 <= i < vocab_size:
             raise RequestError(
                 f"{what} has {_show(i)} at place {place}, expected a token id between 0 and {vocab_size - 1}"
             )
-    return tuple(values)
+    return plain
 
 
 def _set(params: SamplingParams, name: str, value: Any) -> None:
@@ -149,6 +153,15 @@ def _set(params: SamplingParams, name: str, value: Any) -> None:
 def _need(ok: bool, name: str, value: object, expected: str) -> None:
     if not ok:
         raise RequestError(f"{name} is {_show(value)}, expected {expected}")
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers as Python's; anything else as it is."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
 
 
 def _show(value: object) -> str:
@@ -191,6 +204,7 @@ def _strings(name: str, value: object) -> tuple[str, ...]:
 
 
 def _id(name: str, value: object) -> int:
+    value = _plain(value)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:  # JSON's keys are text
         value = int(value)
     _need(type(value) is int and value >= 0, name, value, "a token id of 0 or more")
@@ -204,13 +218,9 @@ def _bias(value: object) -> dict[int, float] | None:
     _need(isinstance(value, Mapping), "logit_bias", value, "a table from token id to a number")
     assert isinstance(value, Mapping)
     bias = {}
+    expected = f"between -{_LARGEST_BIAS:.0f} and {_LARGEST_BIAS:.0f}"
     for key, v in value.items():
-        i = _id("logit_bias", key)
-        _number(
-            f"logit_bias of token {i}",
-            v,
-            f"between -{_LARGEST_BIAS:.0f} and {_LARGEST_BIAS:.0f}",
-            lambda x: abs(x) <= _LARGEST_BIAS,
-        )
+        i, v = _id("logit_bias", key), _plain(v)
+        _number(f"logit_bias of token {i}", v, expected, lambda x: abs(x) <= _LARGEST_BIAS)
         bias[i] = float(v)
     return bias or None

@@ -79,7 +79,8 @@ def _adjusted(raw_V: Tensor, draw: Draw) -> Tensor:
     if p.repetition_penalty != 1:
         seen = torch.tensor(sorted({*draw.prompt_ids, *draw.counts}))
         at = logits_V[seen]
-        logits_V[seen] = torch.where(at > 0, at / p.repetition_penalty, at * p.repetition_penalty)
+        at = torch.where(at > 0, at / p.repetition_penalty, at * p.repetition_penalty)
+        logits_V[seen] = at.clamp(max=torch.finfo(at.dtype).max)  # a tiny penalty must not make an infinity
     if draw.counts and (p.presence_penalty or p.frequency_penalty):
         ids, counts = torch.tensor(list(draw.counts)), torch.tensor(list(draw.counts.values()))
         logits_V[ids] -= p.presence_penalty + p.frequency_penalty * counts
@@ -89,7 +90,7 @@ def _adjusted(raw_V: Tensor, draw: Draw) -> Tensor:
 
 
 def _drawn(logits_V: Tensor, p: SamplingParams, u: float) -> int:
-    """The token whose stretch of the cumulative distribution holds u: likeliest first, or by id where no filter ranks."""
+    """The token whose stretch of the cumulative distribution (by rank where a filter needs ranks, else by id) has u."""
     ids_V: Tensor | None = None
     if p.top_k or p.top_p < 1:
         logits_V, ids_V = logits_V.sort(descending=True, stable=True)
@@ -102,8 +103,7 @@ def _drawn(logits_V: Tensor, p: SamplingParams, u: float) -> int:
         prob_V = prob_V.where(prob_V >= p.min_p * prob_V.max(), 0.0)
     total_V = prob_V.cumsum(0)
     place = int(torch.searchsorted(total_V, u * total_V[-1], right=True))
-    last = int(prob_V.nonzero()[-1])
-    place = min(place, last)
+    place = min(place, int(prob_V.nonzero()[-1]))  # where rounding puts u at the very end
     return place if ids_V is None else int(ids_V[place])
 
 

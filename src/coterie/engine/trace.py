@@ -16,7 +16,7 @@ __all__ = ["RoutingTrace", "stack_routings"]
 class RoutingTrace:
     """`experts` int32 [T, L, K], best first, -1 an unused slot; `weights` float32 [T, L, K]. Dense: L = 0."""
 
-    token_ids: tuple[int, ...]
+    token_ids: list[int]
     experts: Tensor
     weights: Tensor
 
@@ -30,7 +30,7 @@ class RoutingTrace:
         experts = torch.cat([e for e, _ in parts]) if parts else torch.zeros((0, 0, 0), dtype=torch.int32)
         weights = torch.cat([w for _, w in parts]) if parts else torch.zeros((0, 0, 0))
         assert len(experts) == len(token_ids)
-        return RoutingTrace(tuple(token_ids), experts, weights)
+        return RoutingTrace(list(token_ids), experts, weights)
 
 
 def stack_routings(routings: Sequence[Assignment], n_rows: int) -> tuple[Tensor, Tensor]:

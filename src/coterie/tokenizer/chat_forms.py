@@ -140,9 +140,9 @@ class Zephyr(ChatForm):
 
 def _alternating(turns: Iterable[Message]) -> list[Message]:
     """The turns without the system's, runs merged. As in mistral-common, system text between two user turns keeps them
-    apart, and a conversation of system text alone gets an empty user turn."""
+    apart, and an empty user turn begins a conversation in which the user says nothing or the assistant speaks first."""
     spoken = [turn for turn in merge(turns) if turn.role != "system"]
-    return spoken or [Message("user", "")]
+    return spoken if spoken and spoken[0].role == "user" else [Message("user", ""), *spoken]
 
 
 def _encode_parts(parts: Iterable[str | int], tokenizer: Tokenizer) -> list[int]:

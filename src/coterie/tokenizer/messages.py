@@ -1,7 +1,7 @@
 """Conversations as they come in, checked: roles, content, order.
 
-What is accepted is what `mistral-common` accepts, and a little more: system text may stand anywhere, turns of one role
-may follow each other (they are merged with a blank line between), an answer may be empty.
+What is accepted is what `mistral-common` accepts (the assistant may speak first, turns of one role may follow each
+other: they are merged with a blank line between), and a little more: system text anywhere, empty answers.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,8 +34,6 @@ def read_messages(messages: Sequence[Message | Mapping[str, Any]]) -> list[Messa
     if not turns:
         raise RequestError("messages is empty; expected at least one turn with the role 'user'")
     spoken = [i for i, turn in enumerate(turns) if turn.role != "system"]
-    if spoken and turns[spoken[0]].role == "assistant":
-        raise RequestError(f"messages[{spoken[0]}] has the role 'assistant'; the first turn must be the user's")
     if spoken and turns[spoken[-1]].role == "assistant" and not turns[spoken[-1]].prefix:
         raise RequestError(
             f"messages[{spoken[-1]}] is the last turn and the assistant's; expected a turn of the user's after it, or "
