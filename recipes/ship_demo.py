@@ -19,7 +19,8 @@ LANGUAGES = {"en": "English", "fr": "French", "de": "German", "es": "Spanish", "
 def main() -> None:
     run, target = Path(sys.argv[1]), Path(sys.argv[2])
     scores = json.loads((run / "scores.json").read_text())
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    lines = (run / "log.jsonl").read_text().splitlines()
+    log = list({record["step"]: record for record in map(json.loads, lines)}.values())
     for path in sorted((run / "model").iterdir()):
         shutil.copy2(path, target / path.name)
     (target / "README.md").write_text(card(scores, log), encoding="utf-8")

@@ -20,6 +20,7 @@ from torch import Tensor
 from coterie.checkpoint.atomic import disk_errors, new_file
 from coterie.errors import DataError
 from coterie.tokenizer.protocol import Tokenizer
+from coterie.train.copies import copying_row
 from coterie.train.recipe import token_file_name
 
 __all__ = ["Batches", "TokenFile", "read_texts", "tokenize_file"]
@@ -97,7 +98,8 @@ def _write_ids(out: BinaryIO, path: Path, tokenizer: Tokenizer, progress: Callab
 class Batches:
     """Windows of every file in a seeded order without replacement, mixed by weight.
 
-    `plan` is [(first step, sequence length), ...]; `tokens` is B·S of a step, the same in every phase.
+    `plan` is [(first step, sequence length), ...]; `tokens` is B·S of a step, the same in every phase. Of each step's
+    rows the share `copies` (rounded) are copying exercises instead.
     """
 
     def __init__(
@@ -109,8 +111,10 @@ class Batches:
         tokens: int,
         bos: int,
         seed: int,
+        copies: float = 0.0,
     ):
         self.files, self.plan, self.bos, self.tokens = list(files), plan, bos, tokens
+        self.seed, self.copies = seed, copies
         share = np.array(weights if weights else [len(f.ids) for f in files], dtype=np.float64)
         ends = [start for start, _ in plan[1:]] + [steps]
         self._phases = [
@@ -132,7 +136,10 @@ class Batches:
         return rows
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """ids_BS and targets_BS (int64) of a step: row = [BOS, window without its last], target = window."""
+        """ids_BS and targets_BS (int64) of a step: row = [BOS, window without its last], target = window.
+
+        A target below 0 is not counted.
+        """
         phase = max(i for i, (start, _) in enumerate(self.plan) if start <= step)
         first, length = self.plan[phase]
         n_rows = self.tokens // length
@@ -141,6 +148,11 @@ class Batches:
             self.files[f].ids[w * length : (w + 1) * length].astype(np.int64)
             for f, w in self._phases[phase][at : at + n_rows]
         ]
-        targets_BS = torch.from_numpy(np.stack(windows))
-        ids_BS = torch.cat((torch.full((n_rows, 1), self.bos), targets_BS[:, :-1]), 1)
+        rows = [(window, window) for window in windows]
+        rng = np.random.default_rng([self.seed, step, 1])
+        for i in range(round(self.copies * n_rows)):
+            rows[i] = copying_row(self.files[i % len(self.files)].ids, length, rng)
+        targets_BS = torch.from_numpy(np.stack([target for _, target in rows]))
+        next_BS = torch.from_numpy(np.stack([row for row, _ in rows]))
+        ids_BS = torch.cat((torch.full((n_rows, 1), self.bos), next_BS[:, :-1]), 1)
         return ids_BS, targets_BS

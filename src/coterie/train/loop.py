@@ -23,7 +23,7 @@ from coterie.train.data import Batches
 from coterie.train.interrupt import interrupt_later
 from coterie.train.log import Log
 from coterie.train.loss import linear_cross_entropy
-from coterie.train.optim import MasterAdamW
+from coterie.train.optim import MasterOptimizer
 from coterie.train.recipe import Recipe
 from coterie.train.schedule import learning_rate
 from coterie.train.state import load_state, save_state
@@ -42,6 +42,19 @@ def initialise(model: Transformer, *, std: float, seed: int) -> None:
                 continue
             scale = residual if name.endswith(("attention.o.weight", "down", "down.weight")) else std
             p.copy_(torch.empty(p.shape).normal_(0.0, scale, generator=generator))
+
+
+def muon_matrices(model: Transformer) -> dict[str, tuple[int, ...]]:
+    """What Muon may update: the layers' matrices, but for routers, and the rows at which fused ones are cut apart."""
+    c = model.config
+    q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    cuts = {"qkv.linear.weight": (q, kv, kv), "gate_up": (c.intermediate_size,) * 2}
+    cuts["gate_up.linear.weight"] = cuts["gate_up"]
+    return {
+        name: next((rows for end, rows in cuts.items() if name.endswith(end)), ())
+        for name, p in model.named_parameters()
+        if name.startswith("layers.") and p.ndim > 1 and "router" not in name
+    }
 
 
 class Trainer:
@@ -63,7 +76,8 @@ class Trainer:
         self.model = Transformer(config, dtype, device)
         initialise(self.model, std=recipe.init.std, seed=recipe.init.seed)
         t = recipe.train
-        self.optimizer = MasterAdamW(self.model, betas=t.betas, weight_decay=t.weight_decay)
+        muon = muon_matrices(self.model) if t.optimizer == "muon" else None
+        self.optimizer = MasterOptimizer(self.model, betas=t.betas, weight_decay=t.weight_decay, muon=muon)
         self.step, self.seconds = 0, 0.0
 
     def resume(self) -> bool:
@@ -91,11 +105,17 @@ class Trainer:
         t = self.recipe.train
         plan = [list(p) for p in self.recipe.sequence_plan()]
         fields = self.model.config.to_fields()
-        return {"model": fields, "steps": t.steps, "batch": t.batch, "plan": plan, "seed": t.seed}
+        return {"model": fields, "steps": t.steps, "batch": t.batch, "plan": plan, "seed": t.seed} | {
+            "optimizer": t.optimizer
+        }
 
     def _data(self) -> list[Any]:
         """What the batches are drawn from: a run that went on with other text would not be the same run."""
-        return [[[f.name, len(f.ids)] for f in self.batches.files], list(self.recipe.data.weights)]
+        return [
+            [[f.name, len(f.ids)] for f in self.batches.files],
+            list(self.recipe.data.weights),
+            self.recipe.data.copies,
+        ]
 
     def run(self, until: int | None = None) -> None:
         """To step `until` or the last one; on Ctrl-C the state is saved before the interrupt goes on."""

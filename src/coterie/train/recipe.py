@@ -45,6 +45,7 @@ class Data:
     files: tuple[str, ...] = _key(TEXTS)  # .jsonl, .jsonl.gz (a "text" each line) or .txt
     weights: tuple[float, ...] = _key(NUMBERS, ())  # how often each file is drawn from; empty: by its tokens
     valid: tuple[str, ...] = _key(TEXTS, ())
+    copies: float = _key(NUMBER, 0.0)  # share of the rows that are copying exercises (train/copies.py)
     tokenizer: str | dict[str, int] = field(  # a folder, or one to train
         default_factory=lambda: {"vocab_size": 8192}, metadata={"kind": TOKENIZER}
     )
@@ -115,7 +116,7 @@ _SECTIONS: dict[str, type] = {
     "data": Data, "train": Train, "init": Init, "router": Router, "balance": Balance, "parallel": Parallel, "run": Run,
 }  # fmt: skip
 _ONLY = {
-    ("train", "optimizer"): ("adamw",),
+    ("train", "optimizer"): ("adamw", "muon"),
     ("train", "schedule"): ("linear", "cosine", "constant"),
     ("train", "dtype"): ("auto", "float32", "bfloat16"),
     ("router", "kind"): ("topk",),
