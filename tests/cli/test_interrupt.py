@@ -28,6 +28,12 @@ def test_during_an_import_the_process_ends_at_once(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "coterie: interrupted\n")
 
 
+def test_kill_during_an_import_ends_the_process_at_once_too(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(_SWALLOWS.replace("SIGINT", "SIGTERM").replace("KeyboardInterrupt", "SystemExit"))
+    done = run(tmp_path, "from coterie.cli.interrupt import unwinding\nwith unwinding(): import slow")
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+
+
 def test_elsewhere_it_is_a_keyboard_interrupt() -> None:
     before = signal.getsignal(signal.SIGINT)
     try:

@@ -202,6 +202,6 @@ def test_a_verb_that_is_stopped_cleans_up(number: signal.Signals, code: int, sai
 
 
 def test_signal_handlers_are_as_before_when_main_returns(capsys: pytest.CaptureFixture[str]) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     assert cli.main(["--version"]) == 0
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before

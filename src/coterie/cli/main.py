@@ -8,18 +8,16 @@ fault of ours.
 import errno
 import io
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
 import click
 
 from coterie import __version__
+from coterie.cli.interrupt import unwinding
 from coterie.errors import CoterieError, nearest
 
 __all__ = ["VERBS", "main"]
@@ -114,7 +112,7 @@ def main(args: Sequence[str] | None = None) -> int:
     _speak_utf8()
     flags = _Flags()
     try:
-        with _unwinding_when_stopped():
+        with unwinding():
             code = _run(list(sys.argv[1:] if args is None else args), flags)
         sys.stdout.flush()
         return code
@@ -128,25 +126,6 @@ def main(args: Sequence[str] | None = None) -> int:
         if flags.debug:
             traceback.print_exc()
         return _explain(e, flags.debug)
-
-
-@contextmanager
-def _unwinding_when_stopped() -> Iterator[None]:
-    """`kill` and a closed terminal end the program as Ctrl-C does, through every `finally`: no half file stays."""
-
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    ours = []
-    if threading.current_thread() is threading.main_thread():
-        ours = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) == signal.SIG_DFL]
-    for s in ours:
-        signal.signal(s, stop)
-    try:
-        yield
-    finally:
-        for s in ours:
-            signal.signal(s, signal.SIG_DFL)
 
 
 def _run(args: list[str], flags: _Flags) -> int:
