@@ -44,12 +44,22 @@ def test_a_conversation(v3_folder: str, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_text_from_stdin(v3_folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"Hello"), isatty=lambda: False))
-    assert main(["tokenize", "-m", v3_folder]) == 0
-    assert "23325" in capsys.readouterr().out
+    """As `generate` reads it: the line's end that `echo` writes is not part of the text."""
+    for data in (b"Hello", b"Hello\n", b"Hello\r\n"):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data), isatty=lambda: False))
+        assert main(["tokenize", "-m", v3_folder, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["ids"] == [1, 23325]
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"a\xff"), isatty=lambda: False))
     assert main(["tokenize", "-m", v3_folder]) == 2
-    assert "stdin is not valid UTF-8: byte 1 is 0xFF" in capsys.readouterr().err
+    assert "stdin is not UTF-8: byte 1 is 0xff" in capsys.readouterr().err
+
+
+def test_on_a_terminal_it_does_not_wait_for_text(
+    v3_folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    assert main(["tokenize", "-m", v3_folder]) == 2
+    assert "there is no text" in capsys.readouterr().err
 
 
 def test_mistakes(

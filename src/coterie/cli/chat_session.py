@@ -75,11 +75,10 @@ class Session:
         turn = {"role": "user", "content": text}
         first = [{"role": "system", "content": self.system}] if self.system else []
         options = {**self._options, "routing": self._layer is not None}
-        deltas = self.lm.stream([*first, *self.messages, turn], chat_form=self._chat_form, **options)
         said: list[str] = []
         printer = _plain if self._layer is None else _Coloured(self.lm, self._layer)
         try:
-            for delta in deltas:
+            for delta in self.lm.stream([*first, *self.messages, turn], chat_form=self._chat_form, **options):
                 said.append(delta.text)
                 printer(delta)
         except KeyboardInterrupt:

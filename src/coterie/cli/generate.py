@@ -15,11 +15,11 @@ import click
 
 from coterie.cli.interrupt import handle_interrupts
 from coterie.cli.model_argument import load_with_bar
-from coterie.cli.output import is_terminal, note, print_json
+from coterie.cli.output import note, print_json
+from coterie.cli.prompt_text import read_text
 from coterie.cli.routed_stream import RoutedStream, choose_layer, routed_prompt
 from coterie.cli.routing_view import coloured, console, legend, svg, table
 from coterie.cli.sampling_options import parse_setting, speed
-from coterie.errors import RequestError
 
 if TYPE_CHECKING:
     from coterie.api import Completion, Delta, LanguageModel
@@ -69,7 +69,7 @@ def command(
         prompt, routing = routing, _MIDDLE  # `--routing "some text"`
     options = {name: value for name, value in flags.items() if value is not None and value != ()}
     options |= dict(parse_setting(s) for s in settings)
-    text = _read_prompt(prompt, file)
+    text = read_text(prompt, file)
     handle_interrupts()
     _check(text, options)
     lm = load_with_bar(model)
@@ -79,22 +79,6 @@ def command(
         _show_routing(lm, text, options, routing, svg_file)
     else:
         _print_text(lm, text, options)
-
-
-def _read_prompt(prompt: str | None, file: Path | None) -> str:
-    """The argument, the file or stdin; one line's end at the end of the last two is the editor's, not the text's."""
-    if prompt is not None and file is not None:
-        raise RequestError("there is a PROMPT and a --file: give one of the two")
-    if prompt is not None:
-        return prompt
-    if file is None and is_terminal(sys.stdin):
-        raise RequestError("there is no prompt: give it as an argument, with --file, or on stdin")
-    data, where = (sys.stdin.buffer.read(), "stdin") if file is None else (file.read_bytes(), str(file))
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as e:
-        raise RequestError(f"{where} is not UTF-8: byte {e.start} is 0x{data[e.start]:02x}; convert it first") from None
-    return text.removesuffix("\n").removesuffix("\r")
 
 
 def _check(text: str, options: dict[str, Any]) -> None:

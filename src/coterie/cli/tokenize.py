@@ -5,7 +5,6 @@ torch.
 """
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,8 @@ import click
 
 from coterie.cli.model_argument import resolve_model
 from coterie.cli.output import note, print_json, print_table, printable
-from coterie.errors import RequestError, TokenizerError
+from coterie.cli.prompt_text import read_text
+from coterie.errors import RequestError
 
 if TYPE_CHECKING:
     from coterie.tokenizer import ChatForm, Tokenizer
@@ -48,7 +48,7 @@ def command(text: str | None, model: str, no_bos: bool, chat: bool, chat_form: s
 
     folder = resolve_model(model)
     tokenizer = load_tokenizer(folder)
-    text = _stdin() if text is None else text
+    text = read_text(text)
     form = _chat_form(folder, tokenizer, chat_form) if chat or chat_form else None
     if form is None:
         tokens = explain(tokenizer, tokenizer.encode(text, bos=not no_bos), text)
@@ -58,17 +58,6 @@ def command(text: str | None, model: str, no_bos: bool, chat: bool, chat_form: s
         print_json(_document(text, tokens, tokenizer, form))
     else:
         _show(text, tokens, tokenizer, form)
-
-
-def _stdin() -> str:
-    """All of stdin, as UTF-8."""
-    data = sys.stdin.buffer.read()
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise TokenizerError(
-            f"stdin is not valid UTF-8: byte {error.start} is 0x{data[error.start]:02X}; convert it first"
-        ) from None
 
 
 def _chat_form(folder: Path, tokenizer: "Tokenizer", name: str | None) -> "ChatForm":
