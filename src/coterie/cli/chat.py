@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coterie.cli.chat_session import Session
-from coterie.cli.interrupt import handle_interrupts
 from coterie.cli.model_argument import load_with_bar
 from coterie.cli.output import is_terminal, note
 from coterie.cli.sampling_options import parse_setting
@@ -44,7 +43,6 @@ def command(
     \b
     A turn of several lines: between two lines of \"\"\", or with a backslash at the end of each but the last.
     """
-    handle_interrupts()
     options = {name: value for name, value in flags.items() if value is not None}
     lm = load_with_bar(model)
     _ = lm.tokenizer  # says that there is none

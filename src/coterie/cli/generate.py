@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coterie.cli.interrupt import handle_interrupts
 from coterie.cli.model_argument import load_with_bar
 from coterie.cli.output import note, print_json
 from coterie.cli.prompt_text import read_text
@@ -70,7 +69,6 @@ def command(
     options = {name: value for name, value in flags.items() if value is not None and value != ()}
     options |= dict(parse_setting(s) for s in settings)
     text = read_text(prompt, file)
-    handle_interrupts()
     _check(text, options)
     lm = load_with_bar(model)
     if as_json:
