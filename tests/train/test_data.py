@@ -152,3 +152,12 @@ def test_a_vocabulary_without_an_end_adds_none(tmp_path: Path) -> None:
     tokenizer.eos_id = None
     (tmp_path / "a.txt").write_text("hi")
     assert tokenize_file(tmp_path / "a.txt", tokenizer, tmp_path, lambda done, total: None).ids.tolist() == [104, 105]
+
+
+def test_copying_exercises_take_their_share_of_the_rows() -> None:
+    plain, mixed = (Batches(files(640), [], [(0, 16)], 9, 64, 999, 0, copies=c) for c in (0.0, 0.5))
+    ids, targets = mixed.batch(3)
+    assert ((targets < 0).any(1)).tolist() == [True, True, False, False]
+    assert torch.equal(ids[2:], plain.batch(3)[0][2:]) and (ids[:, 0] == 999).all()
+    assert int((targets[:2] >= 0).sum()) >= 16
+    assert torch.equal(mixed.batch(3)[1], targets)

@@ -10,8 +10,9 @@ import torch
 from coterie.config import ModelConfig
 from coterie.errors import CheckpointError, CoterieError
 from coterie.eval.perplexity import score_tokens
+from coterie.model import Transformer
 from coterie.train.data import Batches, TokenFile
-from coterie.train.loop import Trainer
+from coterie.train.loop import Trainer, muon_matrices
 from coterie.train.recipe import Balance, Data, Recipe, Run, Train
 from coterie.train.state import load_state, save_state
 
@@ -193,3 +194,24 @@ def test_dense_model_and_window_and_length_phases_train(tmp_path: Path) -> None:
     run.run()
     assert [r["sequence"] for r in log(tmp_path)] == [16] * 3 + [32] * 3
     assert all(r["balance"] == 0.0 for r in log(tmp_path))
+
+
+def test_muon_learns_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    whole, first = (trainer(tmp_path / n, optimizer="muon", steps=30, batch=16) for n in "ab")
+    whole.run()
+    first.run(until=10)
+    second = trainer(tmp_path / "b", optimizer="muon", steps=30, batch=16)
+    assert second.resume()
+    second.run()
+    for p, q in zip(whole.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+    losses = [r["loss"] for r in log(tmp_path / "a")]
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_muon_leaves_routers_and_the_embedding_to_adamw() -> None:
+    matrices = muon_matrices(Transformer(TINY, torch.float32))
+    assert matrices["layers.0.attention.qkv.linear.weight"] == (16, 8, 8)
+    assert matrices["layers.1.feed_forward.experts.gate_up"] == (8, 8)
+    assert matrices["layers.1.feed_forward.experts.down"] == matrices["layers.0.attention.o.weight"] == ()
+    assert len(matrices) == 2 * 4

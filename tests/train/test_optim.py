@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from coterie.train.optim import MasterAdamW
+from coterie.train.optim import MasterOptimizer
 
 
 def model(dtype: torch.dtype) -> nn.Linear:
@@ -9,7 +9,7 @@ def model(dtype: torch.dtype) -> nn.Linear:
     return nn.Linear(4, 3, dtype=dtype)
 
 
-def one_step(m: nn.Linear, optimizer: MasterAdamW, lr: float = 0.1, clip: float = 1e9) -> float:
+def one_step(m: nn.Linear, optimizer: MasterOptimizer, lr: float = 0.1, clip: float = 1e9) -> float:
     x = torch.arange(4, dtype=m.weight.dtype)
     m(x).square().sum().backward()
     return optimizer.step(lr, clip)
@@ -17,7 +17,7 @@ def one_step(m: nn.Linear, optimizer: MasterAdamW, lr: float = 0.1, clip: float 
 
 def test_float32_is_torch_adamw_with_decay_on_matrices_only() -> None:
     ours, theirs = model(torch.float32), model(torch.float32)
-    optimizer = MasterAdamW(ours, betas=(0.9, 0.95), weight_decay=0.5)
+    optimizer = MasterOptimizer(ours, betas=(0.9, 0.95), weight_decay=0.5)
     groups = [{"params": [theirs.weight], "weight_decay": 0.5}, {"params": [theirs.bias], "weight_decay": 0.0}]
     reference = torch.optim.AdamW(groups, lr=0.1, betas=(0.9, 0.95))
     for _ in range(3):
@@ -33,7 +33,7 @@ def test_bfloat16_weights_collect_steps_too_small_for_them() -> None:
     """Updates of 1e-4 beside a weight of 1 are lost in bfloat16; the float32 masters must keep their sum."""
     m = nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
     nn.init.ones_(m.weight)
-    optimizer = MasterAdamW(m, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = MasterOptimizer(m, betas=(0.9, 0.95), weight_decay=0.0)
     for _ in range(100):
         m(torch.ones(1, dtype=torch.bfloat16)).sum().backward()
         optimizer.step(1e-4, 1e9)
@@ -43,14 +43,14 @@ def test_bfloat16_weights_collect_steps_too_small_for_them() -> None:
 def test_norm_is_the_one_before_clipping_and_the_gradients_are_gone() -> None:
     m = model(torch.float32)
     m.weight.grad, m.bias.grad = torch.full_like(m.weight, 3.0), torch.zeros_like(m.bias)
-    norm = MasterAdamW(m, betas=(0.9, 0.95), weight_decay=0.0).step(0.0, 1.0)
+    norm = MasterOptimizer(m, betas=(0.9, 0.95), weight_decay=0.0).step(0.0, 1.0)
     assert abs(norm - 3.0 * 12**0.5) < 1e-4
     assert m.weight.grad is None
 
 
 def test_state_round_trip_goes_on_bit_for_bit() -> None:
     a, b = model(torch.bfloat16), model(torch.bfloat16)
-    first, second = (MasterAdamW(m, betas=(0.9, 0.95), weight_decay=0.1) for m in (a, b))
+    first, second = (MasterOptimizer(m, betas=(0.9, 0.95), weight_decay=0.1) for m in (a, b))
     one_step(a, first)
     second.load_state({k: v.clone() for k, v in first.state().items()})
     one_step(a, first)

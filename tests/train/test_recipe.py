@@ -78,6 +78,7 @@ def test_whole_numbers_pass_for_numbers(tmp_path: Path) -> None:
         ('[data]\nfiles = ["a"]\ntokenizer = {}\n[train]\nsteps = 1\n', "tokenizer is {}, expected the path"),
         ('[data]\nfiles = ["a"]\ntokenizer = { vocab = 9 }\n[train]\nsteps = 1\n', "tokenizer is"),
         ('[data]\nfiles = ["a"]\ntokenizer = { vocab_size = 9.5 }\n[train]\nsteps = 1\n', "tokenizer is"),
+        ('[data]\nfiles = ["a"]\ncopies = 1.5\n[train]\nsteps = 1\n', "copies is 1.5, expected a share from 0 to 1"),
         ("not toml", "cannot be read as a recipe"),
     ],
 )

@@ -91,7 +91,7 @@ def _assemble(plan: "Recipe", folder: Path) -> "tuple[Trainer, list[TokenFile], 
     t, sequence_plan = plan.train, plan.sequence_plan()
     tokens = t.batch * sequence_plan[0][1]
     bos = config.bos_token_id or 0
-    batches = Batches(train, plan.data.weights, sequence_plan, t.steps, tokens, bos, t.seed)
+    batches = Batches(train, plan.data.weights, sequence_plan, t.steps, tokens, bos, t.seed, plan.data.copies)
     _warn_reuse(train, t.steps * tokens)
 
     def evaluate(model: "Transformer") -> dict[str, float]:

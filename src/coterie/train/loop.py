@@ -87,9 +87,13 @@ class Trainer:
             return False
         tensors, meta = load_state(path)
         mine = self._identity()
-        if not isinstance(meta, dict) or not {"step", "seconds", "fields"} <= meta.keys():
+        if (
+            not isinstance(meta, dict)
+            or not {"step", "seconds", "fields"} <= meta.keys()
+            or type(meta["fields"]) is not dict
+        ):
             raise CheckpointError(f"{path} is not the state of a training run; start again with --fresh")
-        if meta["fields"] != mine or meta.get("data", self._data()) != self._data():
+        if {"optimizer": "adamw"} | meta["fields"] != mine or meta.get("data", self._data()) != self._data():
             raise CheckpointError(
                 f"{path} belongs to another recipe or other text; choose another [run] out, or start again with --fresh"
             )
@@ -105,17 +109,12 @@ class Trainer:
         t = self.recipe.train
         plan = [list(p) for p in self.recipe.sequence_plan()]
         fields = self.model.config.to_fields()
-        return {"model": fields, "steps": t.steps, "batch": t.batch, "plan": plan, "seed": t.seed} | {
-            "optimizer": t.optimizer
-        }
+        run = {"steps": t.steps, "batch": t.batch, "plan": plan, "seed": t.seed, "optimizer": t.optimizer}
+        return {"model": fields} | run
 
     def _data(self) -> list[Any]:
         """What the batches are drawn from: a run that went on with other text would not be the same run."""
-        return [
-            [[f.name, len(f.ids)] for f in self.batches.files],
-            list(self.recipe.data.weights),
-            self.recipe.data.copies,
-        ]
+        return [[f.name, len(f.ids)] for f in self.batches.files]
 
     def run(self, until: int | None = None) -> None:
         """To step `until` or the last one; on Ctrl-C the state is saved before the interrupt goes on."""

@@ -190,6 +190,8 @@ def _check_bounds(recipe: Recipe, path: Path) -> None:
             value = getattr(getattr(recipe, section), key)
             if value < 0:
                 raise RecipeError(f"{path}: [{section}] {key} is {value}, expected 0 or more")
+    if not 0 <= recipe.data.copies <= 1:
+        raise RecipeError(f"{path}: [data] copies is {recipe.data.copies}, expected a share from 0 to 1")
     if not all(0 <= beta < 1 for beta in recipe.train.betas):
         raise RecipeError(
             f"{path}: [train] betas is {list(recipe.train.betas)}, expected two numbers from 0 to below 1"
