@@ -39,7 +39,7 @@ eval_every = 4
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     words = [a + b + c for a in "bdfglmnprst" for b in "aeiou" for c in ("n", "ra", "lo", "s", "t", "mi")]
-    text = "\n".join(f"{w} {words[-i]} {words[i // 3]} saw {w}{words[i // 2]} at {i}." for i, w in enumerate(words)) * 8
+    text = "\n".join(f"{w} {words[-i]} {words[i // 3]} saw {w}{words[i // 2]} at {i}." for i, w in enumerate(words)) * 2
     (tmp_path / "a.txt").write_text(text)
     (tmp_path / "r.toml").write_text(RECIPE)
     monkeypatch.setenv("TEXT", str(tmp_path))
@@ -67,7 +67,7 @@ def test_recipe_to_a_folder_that_loads(recipe: Path) -> None:
 
 
 def test_killed_run_goes_on_from_its_last_state(recipe: Path) -> None:
-    text = recipe.read_text().replace("steps = 8", "steps = 100000")
+    text = recipe.read_text().replace("steps = 8", "steps = 5000")
     recipe.write_text(text)
     command = [sys.executable, "-m", "coterie", "train", str(recipe)]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ)
