@@ -23,10 +23,12 @@ def main() -> None:
     log = list({record["step"]: record for record in map(json.loads, lines)}.values())
     for path in sorted((run / "model").iterdir()):
         shutil.copy2(path, target / path.name)
-    (target / "README.md").write_text(card(scores, log), encoding="utf-8")
+    notes = run / "notes.md"  # how these weights differ from what the recipe alone would give, if they do
+    text = notes.read_text(encoding="utf-8") if notes.exists() else "`coterie train recipes/demo.toml`: "
+    (target / "README.md").write_text(card(scores, log, text), encoding="utf-8")
 
 
-def card(scores: dict[str, Any], log: list[dict[str, Any]]) -> str:
+def card(scores: dict[str, Any], log: list[dict[str, Any]], notes: str) -> str:
     rows = "\n".join(
         f"| {name} | {scores[f'{key}.valid']['bits_per_byte']:.3f} | {xz(key):.2f} |" for key, name in LANGUAGES.items()
     )
@@ -36,7 +38,7 @@ def card(scores: dict[str, Any], log: list[dict[str, Any]]) -> str:
     tokens = len(log) * 6144
     return CARD.format(
         rows=rows, shares=shares, low=min(flat), high=max(flat), steps=len(log), tokens=tokens / 1e6,
-        minutes=log[-1]["seconds"] / 60, switch=1000, loss=statistics.mean(r["loss"] for r in log[-20:]),
+        minutes=log[-1]["seconds"] / 60, notes=notes, loss=statistics.mean(r["loss"] for r in log[-20:]),
     )  # fmt: skip
 
 
@@ -86,10 +88,8 @@ Load of each expert on all valid text, as a multiple of its fair share (lowest {
 
 ## Recipe
 
-`coterie train recipes/demo.toml`: {steps:,} steps of 6,144 tokens ({tokens:.1f} M tokens), {minutes:.0f} minutes on a
-two-core CPU that did other work besides, in bfloat16 with float32 masters; rows of 512 tokens, of 2,048 for the last fifth;
-files mixed by size for {switch:,} steps, then with 40 % Python. AdamW, linear decay, Switch load-balancing loss 0.01,
-z-loss 0.001. Final training loss {loss:.2f} nats per token.
+{notes}{steps:,} steps of 6,144 tokens ({tokens:.1f} M tokens), {minutes:.0f} minutes on a two-core CPU in bfloat16 with float32 masters.
+Final training loss {loss:.2f} nats per token.
 
 ## Training text and licences
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 from coterie.config import ModelConfig
 
-__all__ = ["Naming", "Place", "canonical_shapes", "is_ignorable", "n_places", "naming_of", "places"]
+__all__ = ["Naming", "Place", "canonical_shapes", "is_ignorable", "n_places", "naming_of", "places", "tied_head"]
 
 Naming = Literal["huggingface", "huggingface_fused", "mistral"]
 

@@ -164,11 +164,12 @@ class Trainer:
         self.step += 1
 
     def _gradients(self, ids_BS: Tensor, targets_BS: Tensor) -> dict[str, float]:
-        """Backward over the micro-batches; each counts by its share of the tokens, so cutting changes nothing."""
+        """Backward over the micro-batches; every counted token weighs the same, however a step is cut."""
         n_micro = self.recipe.train.accumulate
+        tokens_of_a_part = int((targets_BS >= 0).sum()) / n_micro
         sums: dict[str, float] = {}
         for ids, targets in zip(ids_BS.chunk(n_micro), targets_BS.chunk(n_micro), strict=True):
-            parts, overload = self._losses(ids, targets)
+            parts, overload = self._losses(ids, targets, tokens_of_a_part)
             b = self.recipe.balance
             total = parts["loss"] + b.load * parts["balance"] + b.z * parts["z"]
             (total / n_micro).backward()  # type: ignore[no-untyped-call]
@@ -177,14 +178,14 @@ class Trainer:
             sums["max_vio"] = max(sums.get("max_vio", 0.0), overload)
         return sums
 
-    def _losses(self, ids_BS: Tensor, targets_BS: Tensor) -> tuple[dict[str, Tensor], float]:
+    def _losses(self, ids_BS: Tensor, targets_BS: Tensor, n_tokens: float) -> tuple[dict[str, Tensor], float]:
         B, S = ids_BS.shape
         positions_T = torch.arange(S, device=ids_BS.device).repeat(B)
         cache = WholeSequences(B, self.model.config.sliding_window)
         output = self.model(ids_BS.flatten(), positions_T, cache)
         head = self.model.head
         hidden_TD, weight_VD = head.norm(output.hidden_TD), head.get_parameter("linear.weight")
-        loss = linear_cross_entropy(hidden_TD, weight_VD, targets_BS.flatten(), self.model.dtype) / (B * S)
+        loss = linear_cross_entropy(hidden_TD, weight_VD, targets_BS.flatten(), self.model.dtype) / n_tokens
         zero = loss.new_zeros(())
         n_layers = max(1, len(output.routings))
         balance = sum((load_balancing_loss(r) for r in output.routings), zero) / n_layers
