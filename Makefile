@@ -17,7 +17,7 @@ endif
 .DEFAULT_GOAL := demo
 
 demo: run-environment
-	@$(BIN)/coterie generate "Il était une fois" --routing
+	@$(BIN)/coterie generate "Il était une fois" --max-tokens 80 --temperature 0.7 --seed 3 --routing
 	@echo
 	@echo "That was the model that ships, each token in the colour of the expert that wrote it. Next:"
 	@echo "    source .venv/bin/activate"

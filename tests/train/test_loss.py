@@ -32,3 +32,11 @@ def test_large_logits_do_not_overflow() -> None:
     x = torch.full((1, 1), 1e4)
     loss = linear_cross_entropy(x, torch.tensor([[1.0], [0.0]]), torch.tensor([1]))
     assert loss.item() == pytest.approx(1e4)
+
+
+def test_without_gradients_the_same_sum() -> None:
+    torch.manual_seed(0)
+    x, weight, targets = torch.randn(300, 16), torch.randn(50, 16), torch.randint(-2, 50, (300,))
+    with_gradients = linear_cross_entropy(x.requires_grad_(), weight, targets)
+    with torch.no_grad():
+        torch.testing.assert_close(linear_cross_entropy(x, weight, targets), with_gradients.detach())

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 __all__ = ["linear_cross_entropy"]
 
@@ -53,5 +54,16 @@ def linear_cross_entropy(
 
     `compute` is the dtype of the three matrix products; softmax and sums are float32.
     """
+    if not torch.is_grad_enabled():
+        return _without_gradients(x_TD, weight_VD, targets_T, compute)
     loss: Tensor = _LinearCrossEntropy.apply(x_TD, weight_VD, targets_T, compute)  # type: ignore[no-untyped-call]
     return loss
+
+
+def _without_gradients(x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, compute: torch.dtype) -> Tensor:
+    weight = weight_VD.to(compute)
+    total = x_TD.new_zeros((), dtype=torch.float32)
+    for x_nD, target_n in zip(x_TD.split(_BLOCK), targets_T.split(_BLOCK), strict=True):
+        logits_nV = (x_nD.to(compute) @ weight.T).float()
+        total += functional.cross_entropy(logits_nV, target_n.clamp(min=-1), ignore_index=-1, reduction="sum")
+    return total
