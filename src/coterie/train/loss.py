@@ -63,7 +63,7 @@ def linear_cross_entropy(
 def _without_gradients(x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, compute: torch.dtype) -> Tensor:
     weight = weight_VD.to(compute)
     total = x_TD.new_zeros((), dtype=torch.float32)
-    for x_nD, target_n in zip(x_TD.split(_BLOCK), targets_T.split(_BLOCK), strict=True):
+    for x_nD, target_n in zip(torch.split(x_TD, _BLOCK), torch.split(targets_T, _BLOCK), strict=True):
         logits_nV = (x_nD.to(compute) @ weight.T).float()
         total += functional.cross_entropy(logits_nV, target_n.clamp(min=-1), ignore_index=-1, reduction="sum")
     return total
