@@ -127,6 +127,7 @@ class Decode:
         self._C = min(max(lengths) + 1, window)
         self.positions_T = torch.tensor(lengths, device=cache.device)
         self._rows_B = torch.tensor([slot * stride + n % window for slot, n in enumerate(lengths)], device=cache.device)
+        self._first_row = lengths[0] % window
         seen = [min(n + 1, window) for n in lengths]
         self._mask_B1C = None
         if min(seen) < self._C:
@@ -136,6 +137,10 @@ class Decode:
     def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> tuple[Segment]:
         B, C = self._B, self._C
         k, v = self._cache.k[layer], self._cache.v[layer]
+        if B == 1:  # the same in fewer calls
+            k_CGP, v_CGP = k[0], v[0]
+            k_CGP[self._first_row], v_CGP[self._first_row] = k_TGP[0], v_TGP[0]
+            return (Segment(0, 1, k_CGP[:C].unsqueeze(0), v_CGP[:C].unsqueeze(0), None, False),)
         k.flatten(0, 1).index_copy_(0, self._rows_B, k_TGP)
         v.flatten(0, 1).index_copy_(0, self._rows_B, v_TGP)
         return (Segment(0, B, k[:B, :C], v[:B, :C], self._mask_B1C, False),)

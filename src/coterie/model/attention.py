@@ -5,8 +5,7 @@ B sequences of equal length in a segment, S new positions of each, C positions i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +15,7 @@ from coterie.kernels import attention, rotate
 __all__ = ["Attention", "KeyValueCache", "Segment", "WholeSequences", "window_mask"]
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """B sequences that attend alike: rows start..stop of T are their B·S queries, sequence by sequence."""
 
     start: int
@@ -67,8 +65,8 @@ class Attention(nn.Module):
     def forward(self, x_TD: Tensor, rotary: tuple[Tensor, Tensor], cache: KeyValueCache) -> Tensor:
         T, H, G, P = x_TD.shape[0], self.n_heads, self.n_kv_heads, self.head_dim
         qkv = self.qkv(x_TD).view(T, H + 2 * G, P)
-        qk, v_TGP = torch.split(qkv, [H + G, G], 1)
-        q_THP, k_TGP = torch.split(rotate(qk, *rotary), [H, G], 1)
+        qk, v_TGP = torch.split_with_sizes(qkv, (H + G, G), 1)
+        q_THP, k_TGP = torch.split_with_sizes(rotate(qk, *rotary), (H, G), 1)
         segments = cache.extend(self.layer, k_TGP, v_TGP)
         outs = [_attend(q_THP, s) for s in segments]
         y: Tensor = self.o(outs[0] if len(outs) == 1 else torch.cat(outs))

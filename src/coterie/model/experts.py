@@ -60,7 +60,7 @@ class Experts(nn.Module):
         y_1D = torch.zeros(x_1D.shape, dtype=torch.float32, device=x_1D.device)
         for e, weight in zip(routing.ids_TK[0].tolist(), routing.weights_TK[0].tolist(), strict=True):
             if e >= 0:
-                y_1D.add_(gated_ffn(x_1D, self.gate_up[e], self.down[e]), alpha=weight)
+                y_1D.add_(gated_ffn(x_1D, self.gate_up[e], self.down[e]).float(), alpha=weight)
         return y_1D.to(x_1D.dtype)
 
 

@@ -4,6 +4,7 @@ Shapes: T tokens, E experts, K experts per token.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +12,7 @@ from torch import Tensor
 __all__ = ["Assignment", "Rows"]
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(NamedTuple):
     """Which experts each token goes to; slot 0 is the best. An unused slot has id -1 and weight 0."""
 
     ids_TK: Tensor  # int32
