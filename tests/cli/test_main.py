@@ -185,6 +185,9 @@ def test_output_is_utf8_whatever_the_locale() -> None:
 )
 def test_a_verb_that_is_stopped_cleans_up(number: signal.Signals, code: int, said: str) -> None:
     program = (
+        "import signal\n"  # whoever runs the tests may ignore signals (nohup, a background job), and children inherit that
+        "for s in (signal.SIGTERM, signal.SIGHUP): signal.signal(s, signal.SIG_DFL)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys, time, types, click; from coterie.cli import main as cli\n"
         "m = types.ModuleType('coterie.cli.fake'); sys.modules['coterie.cli.fake'] = m; cli.VERBS['fake'] = ''\n"
         "m.command = click.Command('fake', callback=lambda: fake())\n"
@@ -193,11 +196,12 @@ def test_a_verb_that_is_stopped_cleans_up(number: signal.Signals, code: int, sai
         "    finally: print('clean', flush=True)\n"
         "sys.exit(cli.main(['fake']))"
     )
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert child.stdout is not None and child.stdout.readline() == "ready\n"
-    time.sleep(0.05)
-    child.send_signal(number)
-    out, err = child.communicate(timeout=30)
+    command, pipe = [sys.executable, "-c", program], subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline() == "ready\n"
+        time.sleep(0.05)
+        child.send_signal(number)
+        out, err = child.communicate(timeout=30)
     assert (child.returncode, out, err) == (code, "clean\n", said)
 
 
