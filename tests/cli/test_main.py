@@ -185,7 +185,7 @@ def test_output_is_utf8_whatever_the_locale() -> None:
 )
 def test_a_verb_that_is_stopped_cleans_up(number: signal.Signals, code: int, said: str) -> None:
     program = (
-        "import signal\n"  # whoever runs the tests may ignore signals (nohup, a background job), and children inherit that
+        "import signal\n"  # what runs the tests may ignore signals (nohup does), and children inherit that
         "for s in (signal.SIGTERM, signal.SIGHUP): signal.signal(s, signal.SIG_DFL)\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys, time, types, click; from coterie.cli import main as cli\n"
