@@ -17,9 +17,11 @@ endif
 .DEFAULT_GOAL := demo
 
 demo: run-environment
-	@$(BIN)/coterie generate "Il était une fois" --max-tokens 80 --temperature 0.7 --seed 3 --routing
+	@$(BIN)/coterie generate "Il était une fois" --max-tokens 100 --temperature 0.7 --seed 3
 	@echo
-	@echo "That was the model that ships, each token in the colour of the expert that wrote it. Next:"
+	@$(BIN)/coterie generate "Elle ouvrit la porte et" --max-tokens 40 --temperature 0.7 --seed 3 --routing
+	@echo
+	@echo "That was the model that ships; the second time with each token in the colour of its first expert. Next:"
 	@echo "    source .venv/bin/activate"
 	@echo "    coterie inspect demo                              what this model is"
 	@echo "    coterie generate \"def fibonacci(n):\"              your own prompt"
