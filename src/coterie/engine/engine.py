@@ -110,7 +110,7 @@ class Engine:
             return []
         hidden_BD = output.hidden_TD[rows]
         families = [[s, *self._forks(s)] for s in ready]
-        logits_BV = self.runner.logits(hidden_BD).repeat_interleave(torch.tensor([len(f) for f in families]), 0)
+        logits_BV = self.runner.logits(hidden_BD)[[i for i, family in enumerate(families) for _ in family]]
         return self._write([s for f in families for s in f], logits_BV)
 
     def _forks(self, first: Sequence) -> list[Sequence]:
