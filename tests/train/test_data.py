@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from coterie.errors import DataError
-from coterie.train.data import Batches, TokenFile, read_texts, tokenize_file
+from coterie.train.data import Batches, TokenFile, read_mixture, read_texts, tokenize_file
 
 
 class ByteTokenizer:
@@ -154,10 +154,10 @@ def test_a_vocabulary_without_an_end_adds_none(tmp_path: Path) -> None:
     assert tokenize_file(tmp_path / "a.txt", tokenizer, tmp_path, lambda done, total: None).ids.tolist() == [104, 105]
 
 
-def test_copying_exercises_take_their_share_of_the_rows() -> None:
-    plain, mixed = (Batches(files(640), [], [(0, 16)], 9, 64, 999, 0, copies=c) for c in (0.0, 0.5))
-    ids, targets = mixed.batch(3)
-    assert ((targets < 0).any(1)).tolist() == [True, True, False, False]
-    assert torch.equal(ids[2:], plain.batch(3)[0][2:]) and (ids[:, 0] == 999).all()
-    assert int((targets[:2] >= 0).sum()) >= 16
-    assert torch.equal(mixed.batch(3)[1], targets)
+def test_a_mixture_repeats_a_file_as_its_weight_asks(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.txt" for name in "abc"]
+    for path, text in zip(paths, ("aaaa", "bb", "cccc"), strict=True):
+        path.write_text(text)
+    assert list(read_mixture(paths, [])) == ["aaaa", "bb", "cccc"]
+    assert list(read_mixture(paths, [0.1, 0.1, 0.0])) == ["aaaa", "bb", "bb"]
+    assert len(list(read_mixture(paths, [1.0, 99.0, 1.0]))) == 1 + 16 + 1

@@ -69,6 +69,8 @@ def test_whole_numbers_pass_for_numbers(tmp_path: Path) -> None:
         (MINIMAL + "[run]\nout = 3\n", "out is 3, expected a string"),
         (MINIMAL + "[run]\nsave_every = 0\n", "save_every is 0, expected more than 0"),
         (MINIMAL + "[balance]\nbias = 0.001\n", "supported now: 0.0"),
+        (MINIMAL + "[init]\ninduction = 1\n", "induction is 1, expected true or false"),
+        (MINIMAL + "[init]\ninduction = true\n[model]\nnum_hidden_layers = 1\n", "needs two layers or more"),
         ("data = 1\n", "'data' is not a section"),
         ("[data]\nfiles = []\n[train]\nsteps = 1\n", "files is empty"),
         ('[data]\nfiles = "a"\n[train]\nsteps = 1\n', "files is 'a', expected an array of strings"),
@@ -78,7 +80,6 @@ def test_whole_numbers_pass_for_numbers(tmp_path: Path) -> None:
         ('[data]\nfiles = ["a"]\ntokenizer = {}\n[train]\nsteps = 1\n', "tokenizer is {}, expected the path"),
         ('[data]\nfiles = ["a"]\ntokenizer = { vocab = 9 }\n[train]\nsteps = 1\n', "tokenizer is"),
         ('[data]\nfiles = ["a"]\ntokenizer = { vocab_size = 9.5 }\n[train]\nsteps = 1\n', "tokenizer is"),
-        ('[data]\nfiles = ["a"]\ncopies = 1.5\n[train]\nsteps = 1\n', "copies is 1.5, expected a share from 0 to 1"),
         ("not toml", "cannot be read as a recipe"),
     ],
 )

@@ -91,7 +91,7 @@ def _assemble(plan: "Recipe", folder: Path) -> "tuple[Trainer, list[TokenFile], 
     t, sequence_plan = plan.train, plan.sequence_plan()
     tokens = t.batch * sequence_plan[0][1]
     bos = config.bos_token_id or 0
-    batches = Batches(train, plan.data.weights, sequence_plan, t.steps, tokens, bos, t.seed, plan.data.copies)
+    batches = Batches(train, plan.data.weights, sequence_plan, t.steps, tokens, bos, t.seed)
     _warn_reuse(train, t.steps * tokens)
 
     def evaluate(model: "Transformer") -> dict[str, float]:
@@ -109,7 +109,7 @@ def _tokenizer(plan: "Recipe", folder: Path) -> Path:
     """The folder of the tokenizer the recipe names, trained first where it asks for that."""
     from coterie.tokenizer.export import write_huggingface_tokenizer
     from coterie.tokenizer.training import train_sentencepiece
-    from coterie.train.data import read_texts
+    from coterie.train.data import read_mixture
     from coterie.train.recipe import expand_path
 
     wanted = plan.data.tokenizer
@@ -121,7 +121,7 @@ def _tokenizer(plan: "Recipe", folder: Path) -> Path:
     else:
         note(f"training a vocabulary of {wanted['vocab_size']} pieces")
         target.mkdir(parents=True, exist_ok=True)
-        texts = (text for name in plan.data.files for text in read_texts(expand_path(name)))
+        texts = read_mixture([expand_path(name) for name in plan.data.files], plan.data.weights)
         train_sentencepiece(texts, wanted["vocab_size"], target / "tokenizer.model.partial")
         write_huggingface_tokenizer(target / "tokenizer.model.partial", target)
         (target / "tokenizer.model.partial").rename(target / "tokenizer.model")

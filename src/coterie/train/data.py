@@ -20,10 +20,11 @@ from torch import Tensor
 from coterie.checkpoint.atomic import disk_errors, new_file
 from coterie.errors import DataError
 from coterie.tokenizer.protocol import Tokenizer
-from coterie.train.copies import copying_row
 from coterie.train.recipe import token_file_name
 
-__all__ = ["Batches", "TokenFile", "read_texts", "tokenize_file"]
+__all__ = ["Batches", "TokenFile", "read_mixture", "read_texts", "tokenize_file"]
+
+_MOST_REPEATS = 16
 
 
 def read_texts(path: Path) -> Iterator[str]:
@@ -38,6 +39,20 @@ def read_texts(path: Path) -> Iterator[str]:
                 yield _text_of(line, path, number)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as e:
         raise DataError(f"{path} cannot be read: {e}") from None
+
+
+def read_mixture(paths: Sequence[Path], weights: Sequence[float]) -> Iterator[str]:
+    """The texts of all files, in about the proportions they are trained on: those drawn from more often come again.
+
+    Example: two files of 4 MB with weights 0.1 and 0.3 give the first once and the second three times. No weights: each
+    once. A file of weight 0 is left out, and none comes more than `_MOST_REPEATS` times.
+    """
+    sizes = [sum(len(text.encode()) for text in read_texts(path)) for path in paths] if weights else []
+    rates = [weight / max(1, size) for weight, size in zip(weights, sizes, strict=True)] or [1.0] * len(paths)
+    least = min((rate for rate in rates if rate > 0), default=1.0)
+    for path, rate in zip(paths, rates, strict=True):
+        for _ in range(min(_MOST_REPEATS, round(rate / least))):
+            yield from read_texts(path)
 
 
 def _text_of(line: str, path: Path, number: int) -> str:
@@ -98,8 +113,7 @@ def _write_ids(out: BinaryIO, path: Path, tokenizer: Tokenizer, progress: Callab
 class Batches:
     """Windows of every file in a seeded order without replacement, mixed by weight.
 
-    `plan` is [(first step, sequence length), ...]; `tokens` is B·S of a step, the same in every phase. Of each step's
-    rows the share `copies` (rounded) are copying exercises instead.
+    `plan` is [(first step, sequence length), ...]; `tokens` is B·S of a step, the same in every phase.
     """
 
     def __init__(
@@ -111,10 +125,8 @@ class Batches:
         tokens: int,
         bos: int,
         seed: int,
-        copies: float = 0.0,
     ):
         self.files, self.plan, self.bos, self.tokens = list(files), plan, bos, tokens
-        self.seed, self.copies = seed, copies
         share = np.array(weights if weights else [len(f.ids) for f in files], dtype=np.float64)
         ends = [start for start, _ in plan[1:]] + [steps]
         self._phases = [
@@ -136,10 +148,7 @@ class Batches:
         return rows
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """ids_BS and targets_BS (int64) of a step: row = [BOS, window without its last], target = window.
-
-        A target below 0 is not counted.
-        """
+        """ids_BS and targets_BS (int64) of a step: row = [BOS, window without its last], target = window."""
         phase = max(i for i, (start, _) in enumerate(self.plan) if start <= step)
         first, length = self.plan[phase]
         n_rows = self.tokens // length
@@ -148,11 +157,6 @@ class Batches:
             self.files[f].ids[w * length : (w + 1) * length].astype(np.int64)
             for f, w in self._phases[phase][at : at + n_rows]
         ]
-        rows = [(window, window) for window in windows]
-        rng = np.random.default_rng([self.seed, step, 1])
-        for i in range(round(self.copies * n_rows)):
-            rows[i] = copying_row(self.files[i % len(self.files)].ids, length, rng)
-        targets_BS = torch.from_numpy(np.stack([target for _, target in rows]))
-        next_BS = torch.from_numpy(np.stack([row for row, _ in rows]))
-        ids_BS = torch.cat((torch.full((n_rows, 1), self.bos), next_BS[:, :-1]), 1)
+        targets_BS = torch.from_numpy(np.stack(windows))
+        ids_BS = torch.cat((torch.full((n_rows, 1), self.bos), targets_BS[:, :-1]), 1)
         return ids_BS, targets_BS

@@ -20,6 +20,7 @@ from coterie.model import Transformer
 from coterie.model.attention import WholeSequences
 from coterie.routing.balance import expert_counts, load_balancing_loss, z_loss
 from coterie.train.data import Batches
+from coterie.train.induction import plant_induction_heads
 from coterie.train.interrupt import interrupt_later
 from coterie.train.log import Log
 from coterie.train.loss import linear_cross_entropy
@@ -75,6 +76,8 @@ class Trainer:
         self.evaluate, self.report = evaluate, report
         self.model = Transformer(config, dtype, device)
         initialise(self.model, std=recipe.init.std, seed=recipe.init.seed)
+        if recipe.init.induction:
+            plant_induction_heads(self.model.tensors(), config, std=recipe.init.std, seed=recipe.init.seed)
         t = recipe.train
         muon = muon_matrices(self.model) if t.optimizer == "muon" else None
         self.optimizer = MasterOptimizer(self.model, betas=t.betas, weight_decay=t.weight_decay, muon=muon)

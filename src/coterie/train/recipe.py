@@ -20,6 +20,7 @@ from coterie.train.recipe_values import (
     TOKENIZER,
     TWO_NUMBERS,
     WHOLE,
+    YES_NO,
     Kind,
 )  # fmt: skip
 
@@ -38,6 +39,7 @@ def _key(kind: Kind, default: Any = MISSING) -> Any:
 class Init:
     seed: int = _key(WHOLE, 0)
     std: float = _key(NUMBER, 0.02)  # of every matrix; those that write to the residual stream get std / √(2 · layers)
+    induction: bool = _key(YES_NO, False)  # plant heads that copy (train/induction.py)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,6 @@ class Data:
     files: tuple[str, ...] = _key(TEXTS)  # .jsonl, .jsonl.gz (a "text" each line) or .txt
     weights: tuple[float, ...] = _key(NUMBERS, ())  # how often each file is drawn from; empty: by its tokens
     valid: tuple[str, ...] = _key(TEXTS, ())
-    copies: float = _key(NUMBER, 0.0)  # share of the rows that are copying exercises (train/copies.py)
     tokenizer: str | dict[str, int] = field(  # a folder, or one to train
         default_factory=lambda: {"vocab_size": 8192}, metadata={"kind": TOKENIZER}
     )
@@ -190,8 +191,6 @@ def _check_bounds(recipe: Recipe, path: Path) -> None:
             value = getattr(getattr(recipe, section), key)
             if value < 0:
                 raise RecipeError(f"{path}: [{section}] {key} is {value}, expected 0 or more")
-    if not 0 <= recipe.data.copies <= 1:
-        raise RecipeError(f"{path}: [data] copies is {recipe.data.copies}, expected a share from 0 to 1")
     if not all(0 <= beta < 1 for beta in recipe.train.betas):
         raise RecipeError(
             f"{path}: [train] betas is {list(recipe.train.betas)}, expected two numbers from 0 to below 1"
@@ -225,9 +224,12 @@ def _check_sequence(recipe: Recipe, path: Path) -> None:
                 f"{path}: [train] batch {t.batch} of sequence {lengths[0]} cannot be cut into whole sequences of "
                 f"{length} in {t.accumulate} micro-batches"
             )
-    longest = ModelConfig.from_fields(recipe.model, where=f"{path}: [model]").max_position_embeddings
+    config = ModelConfig.from_fields(recipe.model, where=f"{path}: [model]")
+    longest = config.max_position_embeddings
     if max(lengths) > longest:
         raise RecipeError(f"{path}: sequence {max(lengths)} is longer than max_position_embeddings {longest}")
+    if recipe.init.induction and config.num_hidden_layers < 2:
+        raise RecipeError(f"{path}: [init] induction needs two layers or more; [model] has {config.num_hidden_layers}")
 
 
 def token_file_name(path: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["NUMBER", "NUMBERS", "SEQUENCE", "TEXT", "TEXTS", "TOKENIZER", "TWO_NUMBERS", "WHOLE", "Kind"]
+__all__ = ["NUMBER", "NUMBERS", "SEQUENCE", "TEXT", "TEXTS", "TOKENIZER", "TWO_NUMBERS", "WHOLE", "YES_NO", "Kind"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,12 @@ def _text(value: Any) -> str:
 
 def _whole(value: Any) -> int:
     if type(value) is not int or abs(value) >= 2**63:
+        raise TypeError
+    return value
+
+
+def _yes_no(value: Any) -> bool:
+    if type(value) is not bool:
         raise TypeError
     return value
 
@@ -62,6 +68,7 @@ def _tokenizer(value: Any) -> str | dict[str, int]:
 
 
 TEXT, WHOLE, NUMBER = Kind("a string", _text), Kind("a whole number", _whole), Kind("a finite number", _number)
+YES_NO = Kind("true or false", _yes_no)
 TEXTS, NUMBERS = Kind("an array of strings", _items(_text)), Kind("an array of numbers", _items(_number))
 TWO_NUMBERS = Kind("an array of two numbers", _items(_number, 2))
 SEQUENCE = Kind("a whole number or an array of [start, length] pairs", _sequence)
