@@ -1,4 +1,4 @@
-"""Every kernel for a single row against its slow twin, and the switch that it turns."""
+"""Every operation for inference against its slow twin, and the switch that is turned for a single row."""
 
 import contextlib
 import threading
@@ -6,8 +6,8 @@ import threading
 import pytest
 import torch
 
-from coterie.kernels import products_of, reference, rms_norm, single_row
-from coterie.kernels.single_row import native_products
+from coterie.kernels import inference, products_of, reference, rms_norm
+from coterie.kernels.inference import native_products
 
 
 def is_onednn_on() -> bool:
@@ -26,19 +26,43 @@ def row(width: int, dtype: torch.dtype, scale: float = 3.0) -> tuple[torch.Tenso
 def test_rms_norm_equals_the_reference(width: int, dtype: torch.dtype, steps: int, scale: float) -> None:
     """Within `steps` roundings of the dtype: the sums run in another order."""
     x, weight = row(width, dtype, scale)
-    fast, slow = single_row.rms_norm(x, weight, 1e-5), reference.rms_norm(x, weight, 1e-5)
+    fast, slow = inference.rms_norm(x, weight, 1e-5), reference.rms_norm(x, weight, 1e-5)
     assert fast.dtype == slow.dtype == dtype and fast.shape == slow.shape
     torch.testing.assert_close(fast, slow, rtol=2 * steps * torch.finfo(dtype).eps, atol=1e-7)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_rows_are_taken_in_blocks(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven rows in blocks of two: the last block is short; and no row at all is no error."""
+    monkeypatch.setattr(inference, "_BLOCK", 64)
+    generator = torch.Generator().manual_seed(0)
+    x, out = torch.randn(7, 32, generator=generator).to(dtype), torch.randn(7, 3, 32, generator=generator).to(dtype)
+    weight, weights_TK = torch.rand(32, generator=generator).to(dtype), torch.rand(7, 3, generator=generator)
+    eps = 4 * torch.finfo(dtype).eps
+    for n in (7, 1, 0):
+        fast, slow = (k.rms_norm(x[:n], weight, 1e-5) for k in (inference, reference))
+        torch.testing.assert_close(fast, slow, rtol=eps, atol=1e-7)
+        fast, slow = (k.combine(out[:n], weights_TK[:n]) for k in (inference, reference))
+        assert torch.equal(fast, slow) and fast.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gated_ffn_equals_the_reference(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, gate_up, down = (torch.randn(*s, generator=generator).to(dtype) for s in ((5, 16), (24, 16), (16, 12)))
+    before = x.clone()
+    assert torch.equal(inference.gated_ffn(x, gate_up, down), reference.gated_ffn(x, gate_up, down))
+    assert torch.equal(x, before)
+
+
 def test_rms_norm_of_zeros_is_zero() -> None:
-    assert single_row.rms_norm(torch.zeros(1, 4), torch.ones(4), 1e-5).tolist() == [[0.0] * 4]
+    assert inference.rms_norm(torch.zeros(1, 4), torch.ones(4), 1e-5).tolist() == [[0.0] * 4]
 
 
 def test_rms_norm_leaves_its_inputs_alone() -> None:
     x, weight = row(8, torch.float32)
     before = x.clone(), weight.clone()
-    single_row.rms_norm(x, weight, 1e-5)
+    inference.rms_norm(x, weight, 1e-5)
     assert torch.equal(x, before[0]) and torch.equal(weight, before[1])
 
 

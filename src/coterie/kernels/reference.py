@@ -1,7 +1,8 @@
 """Every operation in plain torch: the specification that faster kernels are compared with.
 
 Shapes: T tokens, D model width, N output width, P head width, H query heads, G key/value heads, S new positions,
-C positions in the cache, F expert width. Norms, softmax and rotary run in float32 whatever the inputs are.
+C positions in the cache, F expert width, K experts a token. Norms, softmax and rotary run in float32 whatever the
+inputs are.
 """
 
 import functools
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["attention", "gated_ffn", "rms_norm", "rotary_tables", "rotate"]
+__all__ = ["attention", "combine", "gated_ffn", "rms_norm", "rotary_tables", "rotate"]
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
@@ -41,7 +42,7 @@ def _frequencies(head_dim: int, theta: float, device: torch.device) -> tuple[Ten
 
 def rotate(x_THP: Tensor, cos_T1P: Tensor, sin_T1P: Tensor) -> Tensor:
     """Rotary embedding for half-split rows: pair (i, i + P/2) turns by its angle."""
-    return torch.addcmul(x_THP * cos_T1P, x_THP.roll(x_THP.shape[-1] // 2, -1), sin_T1P)
+    return (x_THP * cos_T1P).addcmul_(x_THP.roll(x_THP.shape[-1] // 2, -1), sin_T1P)
 
 
 def attention(q_BSHP: Tensor, k_BCGP: Tensor, v_BCGP: Tensor, mask_BSC: Tensor | None, is_causal: bool) -> Tensor:
@@ -64,3 +65,11 @@ def gated_ffn(x_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor) -> Tensor:
     """SwiGLU (arXiv 2002.05202): down(silu(gate(x)) · up(x)), the gate rows first in `gate_up`."""
     gate_TF, up_TF = functional.linear(x_TD, gate_up_2FD).chunk(2, -1)
     return functional.linear(functional.silu(gate_TF) * up_TF, down_DF)
+
+
+def combine(out_TKD: Tensor, weights_TK: Tensor) -> Tensor:
+    """Σ over slots 0..K-1, in that order and in float32, of weight · output; rounded to the dtype of the outputs."""
+    y_TD = out_TKD[:, 0].float() * weights_TK[:, 0, None]
+    for slot in range(1, out_TKD.shape[1]):
+        y_TD = torch.addcmul(y_TD, out_TKD[:, slot].float(), weights_TK[:, slot, None])
+    return y_TD.to(out_TKD.dtype)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from coterie.kernels import gated_ffn
+from coterie.kernels import combine, gated_ffn
 from coterie.routing import Assignment
 
 __all__ = ["Experts"]
@@ -44,16 +44,33 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, routing: Assignment) -> Tensor:
         """Σ over slots 0..K-1, in that order and in float32, of weight · expert(x); a row of -1 gives 0."""
-        if x_TD.shape[0] == 1 and not torch.is_grad_enabled():
+        if torch.is_grad_enabled():
+            out_ND = self._with_gradients(x_TD, routing.ids_TK)
+        elif len(x_TD) == 1:
             return self._one_token(x_TD, routing)
-        K = routing.ids_TK.shape[1]
-        dispatch = Dispatch.of(routing.ids_TK, len(self.gate_up))
-        x_ND = x_TD.index_select(0, dispatch.pair_N // K)
+        else:
+            out_ND = self._without_gradients(x_TD, routing.ids_TK)
+        return combine(out_ND.view(*routing.ids_TK.shape, x_TD.shape[1]), routing.weights_TK)
+
+    def _with_gradients(self, x_TD: Tensor, ids_TK: Tensor) -> Tensor:
+        """The outputs of all pairs: rows are copied to the sorted order and back in one piece each."""
+        dispatch = Dispatch.of(ids_TK, len(self.gate_up))
+        x_ND = x_TD.index_select(0, dispatch.pair_N // ids_TK.shape[1])
         unused_nD, *per_expert = torch.split(x_ND, dispatch.counts)
         out = map(gated_ffn, per_expert, self.gate_up.unbind(), self.down.unbind())
-        out_ND = torch.cat([torch.zeros_like(unused_nD), *out])
-        out_TKD = out_ND.index_select(0, dispatch.place_N).view(*routing.ids_TK.shape, x_TD.shape[1])
-        return _combine(out_TKD, routing.weights_TK).to(x_TD.dtype)
+        return torch.cat([torch.zeros_like(unused_nD), *out]).index_select(0, dispatch.place_N)
+
+    def _without_gradients(self, x_TD: Tensor, ids_TK: Tensor) -> Tensor:
+        """The same with the rows of one expert copied at a time."""
+        dispatch = Dispatch.of(ids_TK, len(self.gate_up))
+        out_ND = x_TD.new_empty(ids_TK.numel(), x_TD.shape[1])
+        unused_n, *pairs = torch.split(dispatch.pair_N, dispatch.counts)
+        out_ND.index_fill_(0, unused_n, 0)
+        for pair_n, gate_up, down in zip(pairs, self.gate_up.unbind(), self.down.unbind(), strict=True):
+            if len(pair_n):
+                x_nD = x_TD.index_select(0, pair_n // ids_TK.shape[1])
+                out_ND.index_copy_(0, pair_n, gated_ffn(x_nD, gate_up, down))
+        return out_ND
 
     def _one_token(self, x_1D: Tensor, routing: Assignment) -> Tensor:
         """The same for a single token, without sorting."""
@@ -62,10 +79,3 @@ class Experts(nn.Module):
             if e >= 0:
                 y_1D.add_(gated_ffn(x_1D, self.gate_up[e], self.down[e]).float(), alpha=weight)
         return y_1D.to(x_1D.dtype)
-
-
-def _combine(out_TKD: Tensor, weights_TK: Tensor) -> Tensor:
-    y_TD = out_TKD[:, 0].float() * weights_TK[:, 0, None]
-    for slot in range(1, out_TKD.shape[1]):
-        y_TD = torch.addcmul(y_TD, out_TKD[:, slot].float(), weights_TK[:, slot, None])
-    return y_TD
