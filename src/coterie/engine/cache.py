@@ -138,9 +138,10 @@ class Decode:
         B, C = self._B, self._C
         k, v = self._cache.k[layer], self._cache.v[layer]
         if B == 1:  # the same in fewer calls
-            k_CGP, v_CGP = k[0], v[0]
-            k_CGP[self._first_row], v_CGP[self._first_row] = k_TGP[0], v_TGP[0]
-            return (Segment(0, 1, k_CGP[:C].unsqueeze(0), v_CGP[:C].unsqueeze(0), None, False),)
+            k_1CGP, v_1CGP = k.narrow(0, 0, 1).narrow(1, 0, C), v.narrow(0, 0, 1).narrow(1, 0, C)
+            k_1CGP.select(1, self._first_row).copy_(k_TGP)
+            v_1CGP.select(1, self._first_row).copy_(v_TGP)
+            return (Segment(0, 1, k_1CGP, v_1CGP, None, False),)
         k.flatten(0, 1).index_copy_(0, self._rows_B, k_TGP)
         v.flatten(0, 1).index_copy_(0, self._rows_B, v_TGP)
         return (Segment(0, B, k[:B, :C], v[:B, :C], self._mask_B1C, False),)

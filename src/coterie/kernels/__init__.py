@@ -34,12 +34,12 @@ def combine(out_TKD: Tensor, weights_TK: Tensor) -> Tensor:
 
 
 def _is_inference(x: Tensor) -> bool:
-    return not torch.is_grad_enabled() and x.device.type == "cpu"
+    return not torch.is_grad_enabled() and x.is_cpu
 
 
 def attention(q_BSHP: Tensor, k_BCGP: Tensor, v_BCGP: Tensor, mask_BSC: Tensor | None, is_causal: bool) -> Tensor:
     """See `reference.attention`."""
-    if is_causal and q_BSHP.device.type == "cpu":
+    if is_causal and q_BSHP.is_cpu:
         if not torch.is_grad_enabled():
             return causal_attention_without_gradients(q_BSHP, k_BCGP, v_BCGP)
         if q_BSHP.dtype == torch.bfloat16:

@@ -75,7 +75,9 @@ class Experts(nn.Module):
     def _one_token(self, x_1D: Tensor, routing: Assignment) -> Tensor:
         """The same for a single token, without sorting."""
         y_1D = torch.zeros(x_1D.shape, dtype=torch.float32, device=x_1D.device)
-        for e, weight in zip(routing.ids_TK[0].tolist(), routing.weights_TK[0].tolist(), strict=True):
+        (ids,), (weights,) = routing.ids_TK.tolist(), routing.weights_TK.tolist()
+        gate_up, down = self.gate_up, self.down
+        for e, weight in zip(ids, weights, strict=True):
             if e >= 0:
-                y_1D.add_(gated_ffn(x_1D, self.gate_up[e], self.down[e]).float(), alpha=weight)
+                y_1D.add_(gated_ffn(x_1D, gate_up[e], down[e]).float(), alpha=weight)
         return y_1D.to(x_1D.dtype)

@@ -34,4 +34,4 @@ class TopKRouter(nn.Module):
             ids_TK = replay_ids_TK.long()
             return ids_TK, logits_TE.gather(-1, ids_TK)
         sorted_TE, order_TE = logits_TE.sort(dim=-1, descending=True, stable=True)
-        return order_TE[:, : self.top_k], sorted_TE[:, : self.top_k]
+        return order_TE.narrow(1, 0, self.top_k), sorted_TE.narrow(1, 0, self.top_k)
