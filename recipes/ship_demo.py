@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from coterie.train.recipe import read_recipe
+
 LANGUAGES = {"en": "English", "fr": "French", "de": "German", "es": "Spanish", "it": "Italian", "python": "Python"}
 
 
@@ -35,7 +37,8 @@ def card(scores: dict[str, Any], log: list[dict[str, Any]], notes: str) -> str:
     total = _total_shares(scores)
     shares = "\n".join(f"| {i} | " + " | ".join(f"{s:.2f}" for s in layer) + " |" for i, layer in enumerate(total))
     flat = [s for layer in total for s in layer]
-    tokens = len(log) * 6144
+    plan = read_recipe(Path(__file__).with_name("demo.toml"))
+    tokens = len(log) * plan.train.batch * plan.sequence_plan()[0][1]
     return CARD.format(
         rows=rows, shares=shares, low=min(flat), high=max(flat), steps=len(log), tokens=tokens / 1e6,
         minutes=log[-1]["seconds"] / 60, notes=notes, loss=statistics.mean(r["loss"] for r in log[-20:]),
@@ -88,8 +91,8 @@ Load of each expert on all valid text, as a multiple of its fair share (lowest {
 
 ## Recipe
 
-{notes}{steps:,} steps of 6,144 tokens ({tokens:.1f} M tokens), {minutes:.0f} minutes on a two-core CPU in bfloat16 with float32 masters.
-Final training loss {loss:.2f} nats per token.
+{notes}{steps:,} steps, {tokens:.1f} M tokens, {minutes:.0f} minutes on two cores in bfloat16 with float32 masters (its notes
+say why it is what it is). Final training loss {loss:.2f} nats per token.
 
 ## Training text and licences
 

@@ -53,6 +53,13 @@ def test_help_and_version_import_neither_torch_nor_a_verb() -> None:
         assert done.returncode == 0, done.stderr
 
 
+def test_a_text_with_a_dash_is_told_where_to_go(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["generate", "-5 + 3"]) == 2
+    assert "there is no option '-5'; a text that begins with a dash goes after --" in capsys.readouterr().err
+    assert cli.main(["generate", "--sede", "3", "x"]) == 2
+    assert "'--sede'; did you mean '--seed'? (" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="needs wait4")
 def test_help_takes_less_than_150_ms_of_processor_time() -> None:
     times = []

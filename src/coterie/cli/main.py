@@ -176,6 +176,9 @@ def _usage_sentence(error: click.ClickException) -> str:
     if isinstance(error, click.NoSuchOption) and ctx is not None:
         known = [name for p in ctx.command.params for name in (*p.opts, *p.secondary_opts) if name.startswith("-")]
         message = f"there is no option {error.option_name!r}{nearest(error.option_name, [*known, '--help'])}"
+        takes_text = any(isinstance(p, click.Argument) for p in ctx.command.params)
+        if takes_text and not error.option_name.startswith("--"):
+            message += "; a text that begins with a dash goes after --"
     message = message[:1].lower() + message[1:] if message[1:2].islower() else message
     path = ctx.command_path if ctx is not None else "coterie"
     verb = path.removeprefix("coterie").strip()
