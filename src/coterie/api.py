@@ -66,13 +66,16 @@ def open_model(
     device: str = "auto",
     dtype: str = "auto",
     progress: Callable[[int, int], None] | None = None,
+    check: Callable[[ModelConfig, Tokenizer | None], None] = lambda config, tokenizer: None,
 ) -> "LanguageModel":
-    """What `load` does, telling `progress(bytes done, bytes in all)` on the way."""
+    """What `load` does, telling `progress(bytes done, bytes in all)` on the way. `check` may raise before it begins."""
     folder = find_model(source)
     tokenizer = load_tokenizer(folder) if folder.is_dir() and tokenizer_files(folder) else None
     chat_form = None if tokenizer is None else detect_chat_form(folder, tokenizer)
     return LanguageModel(
-        load_model(folder, dtype=dtype, device=device, progress=progress),
+        load_model(
+            folder, dtype=dtype, device=device, progress=progress, check=lambda config: check(config, tokenizer)
+        ),
         tokenizer,
         chat_form,
         name=str(source or "demo"),

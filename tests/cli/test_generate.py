@@ -129,6 +129,19 @@ def test_the_picture(capsys: pytest.CaptureFixture[str], tiny_folder: Path, tmp_
     assert root.tag.endswith("svg") and "<king>" in "".join("".join(root.itertext()).split())
 
 
+def test_too_long_a_prompt_is_refused_before_the_weights_are_read(
+    capsys: pytest.CaptureFixture[str], tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from coterie.checkpoint import load as module
+
+    def fill(*_: object) -> None:
+        raise AssertionError("the weights were read")
+
+    monkeypatch.setattr(module, "fill", fill)
+    code, _, err = run(capsys, tiny_folder, "a" * 1000)
+    assert code == 2 and "but the model's context is 256" in err
+
+
 @pytest.mark.parametrize(
     ("args", "stdin", "said"),
     [
@@ -142,7 +155,7 @@ def test_the_picture(capsys: pytest.CaptureFixture[str], tiny_folder: Path, tmp_
         (("a" * 1000,), b"", "but the model's context is 256: shorten the prompt"),
         (("a", "--set", "top_q=1"), b"", "did you mean 'top_p'"),
         (("a", "--set", "top_p"), b"", "expected NAME=VALUE"),
-        (("a", "--routing", "9"), b"", "expected a number from 0 to 2"),
+        (("a", "--routing", "9", "--max-tokens", "4"), b"", "expected a number from 0 to 2"),
         (("a", "--file", "x"), b"", "give one of the two"),
         (("--file", "/nowhere/x"), b"", "No such file"),
     ],

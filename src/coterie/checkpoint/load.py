@@ -19,6 +19,7 @@ from coterie.checkpoint.numbers import FILE_DTYPES, as_torch, convert_into, requ
 from coterie.checkpoint.pieces import Files, Piece, cut, half_split
 from coterie.checkpoint.safetensors import ITEM_BITS
 from coterie.checkpoint.tied import require_tied_equal
+from coterie.config import ModelConfig
 from coterie.device import available_memory, choose_device, choose_dtype, total_memory
 from coterie.errors import ResourceError
 
@@ -36,16 +37,23 @@ _RESERVE = 64 << 20  # bytes: the pieces in flight
 
 
 def load_model(
-    path: Path, *, dtype: str = "auto", device: "str | torch.device" = "auto", progress: Progress | None = None
+    path: Path,
+    *,
+    dtype: str = "auto",
+    device: "str | torch.device" = "auto",
+    progress: Progress | None = None,
+    check: Callable[[ModelConfig], None] = lambda config: None,
 ) -> "Transformer":
     """The model of a checked folder, its weights on `device` as `dtype` ("auto": the file's type where that is fast).
 
-    `progress(done, total)` is called with bytes. Raises `ConfigError`, `CheckpointError` (NaN and Inf included) and
-    `ResourceError` where memory does not suffice; nothing half loaded is ever returned.
+    `check(config)` may raise before any weight is read; `progress(done, total)` is called with bytes. Raises
+    `ConfigError`, `CheckpointError` (NaN and Inf included) and `ResourceError` where memory does not suffice; nothing
+    half loaded is ever returned.
     """
     from coterie.model import Transformer
 
     checkpoint = open_checkpoint(Path(path))
+    check(checkpoint.config)
     chosen_device = choose_device(str(device))
     chosen_dtype = choose_dtype(dtype, checkpoint.file_dtype, chosen_device)
     require_memory(checkpoint, chosen_dtype, chosen_device)

@@ -6,7 +6,7 @@ and `--svg` show the prompt too, since its tokens went to experts as well.
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ from coterie.cli.sampling_options import parse_setting, speed
 
 if TYPE_CHECKING:
     from coterie.api import Completion, Delta, LanguageModel
+    from coterie.config import ModelConfig
+    from coterie.tokenizer import Tokenizer
 
 __all__ = ["command"]
 
@@ -69,8 +71,7 @@ def command(
     options = {name: value for name, value in flags.items() if value is not None and value != ()}
     options |= dict(parse_setting(s) for s in settings)
     text = read_text(prompt, file)
-    _check(text, options)
-    lm = load_with_bar(model)
+    lm = load_with_bar(model, _checks(text, options))
     if as_json:
         print_json(_document(lm, text, {"logprobs": 0, **options, "routing": True}))
     elif routing is not None or svg_file is not None:
@@ -79,12 +80,18 @@ def command(
         _print_text(lm, text, options)
 
 
-def _check(text: str, options: dict[str, Any]) -> None:
-    """What can be wrong without a model is said before one is loaded."""
+def _checks(text: str, options: dict[str, Any]) -> "Callable[[ModelConfig, Tokenizer | None], None]":
+    """What can be wrong without a model is said now, and what without its weights before they are read."""
     from coterie.engine.request import SamplingParams, check_text
 
-    SamplingParams.of(options)
+    params = SamplingParams.of(options)
     check_text(text)
+
+    def check(config: "ModelConfig", tokenizer: "Tokenizer | None") -> None:
+        if tokenizer is not None:
+            params.check_model(config, len(tokenizer.encode(text, bos=True)))
+
+    return check
 
 
 def _print_text(lm: "LanguageModel", text: str, options: dict[str, Any]) -> None:

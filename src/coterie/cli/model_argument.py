@@ -1,5 +1,6 @@
 """The MODEL of a command line: a folder, a file, `org/name[:FILE.gguf]` in the Hugging Face cache, or `demo`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from coterie.cli.output import progress
 
 if TYPE_CHECKING:
     from coterie.api import LanguageModel
+    from coterie.config import ModelConfig
+    from coterie.tokenizer import Tokenizer
 
 __all__ = ["load_with_bar", "model_argument", "resolve_model"]
 
@@ -22,9 +25,11 @@ def resolve_model(source: str) -> Path:
 model_argument = click.argument("model", metavar="MODEL")
 
 
-def load_with_bar(source: str) -> "LanguageModel":
-    """The model, with a progress bar where reading it takes a while."""
+def load_with_bar(
+    source: str, check: "Callable[[ModelConfig, Tokenizer | None], None]" = lambda config, tokenizer: None
+) -> "LanguageModel":
+    """The model, with a progress bar where reading it takes a while; `check` may raise before that begins."""
     from coterie.api import open_model
 
     with progress(f"loading {source}") as report:
-        return open_model(source, progress=report)
+        return open_model(source, progress=report, check=check)
