@@ -11,6 +11,7 @@ from torch import Tensor
 from coterie.engine.cache import Decode, Prefill, SlotCache
 from coterie.kernels import products_of
 from coterie.model import Output, Transformer
+from coterie.model.single_row import SingleRow
 
 __all__ = ["CHUNK", "Runner"]
 
@@ -22,6 +23,7 @@ class Runner:
 
     def __init__(self, model: Transformer):
         self.model = model
+        self._single_row = SingleRow.of(model)
         self.cache = SlotCache(model.config, model.dtype, model.device)
 
     @torch.inference_mode()
@@ -39,7 +41,8 @@ class Runner:
     def step(self, ids: Sequence[int]) -> Output:
         """One pass over one new token of each of the slots 0..len(ids)-1."""
         with products_of(len(ids), self.model.dtype, self.model.device):
-            return self._pass(ids, self.cache.decode(len(ids)))
+            plan = self.cache.decode(len(ids))
+            return self._pass(ids, plan, self._single_row if len(ids) == 1 else None)
 
     @torch.inference_mode()
     def logits(self, hidden_TD: Tensor) -> Tensor:
@@ -48,7 +51,7 @@ class Runner:
             logits_TV: Tensor = self.model.head(hidden_TD)
             return logits_TV
 
-    def _pass(self, ids: Sequence[int], plan: Prefill | Decode) -> Output:
+    def _pass(self, ids: Sequence[int], plan: Prefill | Decode, single_row: SingleRow | None = None) -> Output:
         ids_T = torch.tensor(ids, device=self.model.device)
-        output: Output = self.model(ids_T, plan.positions_T, plan)
+        output: Output = (single_row or self.model)(ids_T, plan.positions_T, plan)
         return output

@@ -93,5 +93,5 @@ def _search(
     rows = torch.cat((slow, slow + half))
     mix = torch.linalg.qr(torch.empty(n, n).normal_(generator=generator)).Q[: len(rows)]
     q, k = tensors[f"layers.{layer}.attention.q"], tensors[f"layers.{layer}.attention.k"]
-    q[rows[: len(mix)]] = _MATCH * (mix @ current_nD).to(q.dtype)
-    k[rows[: len(mix)]] = _MATCH * (mix @ previous_nD).to(k.dtype)
+    q[rows[: len(mix)]] = _MATCH * (mix @ current_nD).to(q)
+    k[rows[: len(mix)]] = _MATCH * (mix @ previous_nD).to(k)
