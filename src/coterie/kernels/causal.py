@@ -20,14 +20,14 @@ _PROMPT_BLOCK, _MOST_SCORES = 64, 1 << 22  # queries; scores of a block: 16 MB
 def causal_attention_without_gradients(q_BSHP: Tensor, k_BSGP: Tensor, v_BSGP: Tensor) -> Tensor:
     """As `reference.attention` without a mask and with `is_causal` -> [B, S, H, P].
 
-    Scores and softmax are float32; the probabilities are rounded to the dtype of the values.
+    Scores and softmax are float32; the probabilities are rounded to bfloat16 where the values are that.
     """
     B, S, H, P = q_BSHP.shape
     G = k_BSGP.shape[2]
     wide = torch.promote_types(q_BSHP.dtype, torch.float32)
     q, k = _by_head(q_BSHP.to(wide) * P**-0.5, G), _by_head(k_BSGP.to(wide), G).squeeze(1)
-    v = _by_head(v_BSGP, G).squeeze(1)
-    out = v.new_empty(q.shape)
+    v = _by_head(v_BSGP if v_BSGP.dtype == torch.bfloat16 else v_BSGP.to(wide), G).squeeze(1)
+    out = v_BSGP.new_empty(q.shape)
     size = max(1, min(_PROMPT_BLOCK, _MOST_SCORES // (B * H * S)))
     for start in range(0, S, size):
         stop = min(start + size, S)
