@@ -17,7 +17,7 @@ endif
 .DEFAULT_GOAL := demo
 
 demo: run-environment
-	@$(BIN)/coterie generate "Il était une fois" --max-tokens 100 --temperature 0.7 --seed 3
+	@$(BIN)/coterie generate "Il était une fois" --max-tokens 100 --temperature 0.7 --seed 5
 	@echo
 	@$(BIN)/coterie generate "Elle ouvrit la porte et" --max-tokens 40 --temperature 0.7 --seed 3 --routing
 	@echo

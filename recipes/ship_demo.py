@@ -26,7 +26,7 @@ def main() -> None:
     for path in sorted((run / "model").iterdir()):
         shutil.copy2(path, target / path.name)
     notes = run / "notes.md"  # how these weights differ from what the recipe alone would give, if they do
-    text = notes.read_text(encoding="utf-8") if notes.exists() else "`coterie train recipes/demo.toml`: "
+    text = notes.read_text(encoding="utf-8") if notes.exists() else "`coterie train recipes/demo.toml`, start to end: "
     (target / "README.md").write_text(card(scores, log, text), encoding="utf-8")
 
 
@@ -91,8 +91,8 @@ Load of each expert on all valid text, as a multiple of its fair share (lowest {
 
 ## Recipe
 
-{notes}{steps:,} steps, {tokens:.1f} M tokens, {minutes:.0f} minutes on two cores in bfloat16 with float32 masters (its notes
-say why it is what it is). Final training loss {loss:.2f} nats per token.
+{notes}{steps:,} steps, {tokens:.1f} M tokens, {minutes:.0f} minutes on two cores in bfloat16 with float32 masters;
+`docs/demo.md` says why the recipe is what it is. Final training loss {loss:.2f} nats per token.
 
 ## Training text and licences
 
