@@ -38,6 +38,8 @@ def test_the_numbers_of_the_model(dtype: torch.dtype, fields: dict[str, int]) ->
         assert len(found.routings) == made.config.num_hidden_layers
         tolerance = 1e-5 if dtype == torch.float32 else 2e-2
         torch.testing.assert_close(found.hidden_TD, expected.hidden_TD, rtol=tolerance, atol=tolerance)
+        logits = row.logits(expected.hidden_TD)
+        torch.testing.assert_close(logits, made.head(expected.hidden_TD), rtol=tolerance, atol=10 * tolerance)
         for a, b in zip(found.routings, expected.routings, strict=True):
             assert torch.equal(a.ids_TK, b.ids_TK) and a.weights_TK.shape == b.weights_TK.shape
 
@@ -68,7 +70,7 @@ def test_swapped_experts_and_routers_are_called() -> None:
     assert seen == [2, 2]
 
 
-@pytest.mark.parametrize("part", ["linear", "norm", "projection", "o", "attention", "moe_norm"])
+@pytest.mark.parametrize("part", ["linear", "norm", "projection", "o", "attention", "moe_norm", "head"])
 def test_a_model_with_another_part_is_left_to_itself(part: str) -> None:
     made = model()
     block = made.layers[2]
@@ -79,7 +81,7 @@ def test_a_model_with_another_part_is_left_to_itself(part: str) -> None:
     owner, name = {
         "linear": (block.attention.qkv, "linear"), "norm": (block.attention.qkv, "norm"),
         "projection": (block.attention, "qkv"), "o": (block.attention, "o"), "attention": (block, "attention"),
-        "moe_norm": (block.feed_forward, "norm"),
+        "moe_norm": (block.feed_forward, "norm"), "head": (made.head, "linear"),
     }[part]  # fmt: skip
     setattr(owner, name, Other())
     assert SingleRow.of(made) is None

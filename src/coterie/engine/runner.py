@@ -48,6 +48,8 @@ class Runner:
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Logits [T, V] of these rows, in the model's dtype."""
         with products_of(len(hidden_TD), self.model.dtype, self.model.device):
+            if self._single_row and hidden_TD.shape[0] == 1:
+                return self._single_row.logits(hidden_TD)
             logits_TV: Tensor = self.model.head(hidden_TD)
             return logits_TV
 

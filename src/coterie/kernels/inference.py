@@ -53,8 +53,8 @@ def native_products() -> AbstractContextManager[None]:
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """As `reference.rms_norm`."""
-    D = x_TD.shape[1]
-    if len(x_TD) == 1:
+    T, D = x_TD.shape
+    if T == 1:
         norm: float = torch.linalg.vector_norm(x_TD, dtype=torch.float32).item()
         factor: float = (norm * norm / D + eps) ** -0.5
         return (x_TD * factor).mul_(weight_D)

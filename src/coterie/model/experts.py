@@ -47,7 +47,7 @@ class Experts(nn.Module):
         """Σ over slots 0..K-1, in that order and in float32, of weight · expert(x); a row of -1 gives 0."""
         if torch.is_grad_enabled():
             out_ND = self._with_gradients(x_TD, routing.ids_TK)
-        elif len(x_TD) == 1:
+        elif x_TD.shape[0] == 1:
             return self._one_token(x_TD, routing)
         else:
             out_ND = self._without_gradients(x_TD, routing.ids_TK)

@@ -34,8 +34,9 @@ class _Layer:
 class SingleRow:
     """`of(model)`, then call it as the model is called, with one id and one position."""
 
-    def __init__(self, model: Transformer, layers: list[_Layer]):
+    def __init__(self, model: Transformer, layers: list[_Layer], head: tuple[Tensor, Tensor]):
         self._embed_VD, self._config, self._layers = model.embed, model.config, layers
+        self._norm_D, self._head_VD = head
 
     @staticmethod
     def of(model: nn.Module) -> "SingleRow | None":
@@ -43,13 +44,13 @@ class SingleRow:
         if type(model) is not Transformer or model.device.type != "cpu":
             return None
         layers = [_layer(block) for block in model.layers]
-        found = [layer for layer in layers if layer is not None]
-        return SingleRow(model, found) if len(found) == len(layers) else None
+        found, head = [layer for layer in layers if layer is not None], _projection(model.head)
+        return SingleRow(model, found, head) if head is not None and len(found) == len(layers) else None
 
     def __call__(self, ids_1: Tensor, positions_1: Tensor, cache: KeyValueCache) -> Output:
         c = self._config
         H, G, P, eps = c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.rms_norm_eps
-        x_1D = functional.embedding(ids_1, self._embed_VD)
+        x_1D = torch.embedding(self._embed_VD, ids_1)
         cos_11P, sin_11P = rotary_tables(positions_1, P, c.rope_theta, x_1D.dtype)
         routings = []
         for number, layer in enumerate(self._layers):
@@ -67,14 +68,23 @@ class SingleRow:
             routings.append(routing)
         return Output(x_1D, routings)
 
+    def logits(self, hidden_1D: Tensor) -> Tensor:
+        """Logits [1, V] of a row of the output."""
+        normed_1D = rms_norm(hidden_1D, self._norm_D, self._config.rms_norm_eps)
+        return torch.mv(self._head_VD, normed_1D[0]).unsqueeze(0)
+
 
 def _layer(block: nn.Module) -> _Layer | None:
     if type(block) is not Block or type(block.attention) is not Attention or type(block.feed_forward) is not MoE:
         return None
-    qkv, o, moe_norm = block.attention.qkv, block.attention.o, block.feed_forward.norm
-    if type(qkv) is not Projection or type(o) is not Linear or type(moe_norm) is not RMSNorm:
+    moe, o, qkv = block.feed_forward, block.attention.o, _projection(block.attention.qkv)
+    if qkv is None or type(o) is not Linear or type(moe.norm) is not RMSNorm:
         return None
-    if type(qkv.norm) is not RMSNorm or type(qkv.linear) is not Linear:
+    return _Layer(*qkv, o.weight, moe.norm.weight, moe.router, moe.experts)
+
+
+def _projection(part: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """The weights of a norm and of the linear after it."""
+    if type(part) is not Projection or type(part.norm) is not RMSNorm or type(part.linear) is not Linear:
         return None
-    moe = block.feed_forward
-    return _Layer(qkv.norm.weight, qkv.linear.weight, o.weight, moe_norm.weight, moe.router, moe.experts)
+    return part.norm.weight, part.linear.weight

@@ -12,8 +12,8 @@ from coterie.tokenizer.protocol import Tokenizer
 
 __all__ = ["TextStream"]
 
-_KEEP = 16  # ids that stay in the window: enough to fall in step again when the cut splits a character
-_LARGEST = 48  # the window is cut back to _KEEP when it grows past this, so a push costs the same however long the text
+_KEEP = 8  # ids that stay in the window: enough to fall in step again when the cut splits a character
+_LARGEST = 24  # the window is cut back to _KEEP when it grows past this, so a push costs the same however long the text
 _UNFINISHED = 3  # an incomplete character of 4 bytes reads as at most this many U+FFFD
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
