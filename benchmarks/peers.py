@@ -22,13 +22,11 @@ __all__ = ["arguments", "interleave", "machine", "mixtral_config", "mixtral_of_t
 def interleave(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
     """Median of each side's figure over `rounds`, one side after the other in every round; the first round warms up.
 
-    Each round begins with another side, so that none always runs in the memory that the same other one left behind.
+    Every second round runs backwards, so that none always runs in the memory that the same other one left behind.
     """
     figures: dict[str, list[float]] = {name: [] for name in sides}
-    order = list(sides)
     for i in range(rounds + 1):
-        first = i % len(order)
-        for name in order[first:] + order[:first]:
+        for name in sides if i % 2 else reversed(sides):
             value = sides[name]()
             if i:
                 figures[name].append(value)
