@@ -13,7 +13,7 @@ from peers import arguments, interleave, machine, mixtral_config, mixtral_of_tra
 from coterie.engine.runner import Runner
 from coterie.model import Transformer
 
-Read = Callable[[], float]  # the speed of the prompt, or with it read that of decoding: tokens a second
+Side = Callable[[], float]  # one run: tokens a second
 BACKENDS = {"grouped_mm": "grouped_mm", "eager": "eager", "batched_mm": "eager"}  # decoding: reading the prompt
 
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report("decode, one sequence", "tokens/s", interleave(writers, args.rounds), "coterie")
 
 
-def _sides(model: Transformer, prompt: list[int], n_tokens: int) -> dict[str, Read]:
+def _sides(model: Transformer, prompt: list[int], n_tokens: int) -> dict[str, Side]:
     """The speed at which each side reads the prompt, or with `n_tokens` that at which it goes on."""
     theirs, ids = mixtral_of_transformers(model), torch.tensor([prompt])
 
@@ -68,7 +68,7 @@ def _sides(model: Transformer, prompt: list[int], n_tokens: int) -> dict[str, Re
             token = out.logits[:, -1:].argmax(-1)
         return speed(start, read)
 
-    sides: dict[str, Read] = {"coterie": ours}
+    sides: dict[str, Side] = {"coterie": ours}
     for backend in BACKENDS:
         sides[f"transformers {backend}"] = lambda b=backend: transformers(b)  # type: ignore[misc]
     return sides

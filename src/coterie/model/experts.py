@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from coterie.kernels import combine, gated_ffn
 from coterie.routing import Assignment
@@ -75,11 +74,10 @@ class Experts(nn.Module):
 
     def _one_token(self, x_1D: Tensor, routing: Assignment) -> Tensor:
         """The same for a single token, without sorting."""
-        x_D, (ids,), (weights,) = x_1D[0], routing.ids_TK.tolist(), routing.weights_TK.tolist()
-        y_D = torch.zeros(x_D.shape, dtype=torch.float32, device=x_D.device)
+        (ids,), (weights,) = routing.ids_TK.tolist(), routing.weights_TK.tolist()
+        y_1D = torch.zeros(x_1D.shape, dtype=torch.float32, device=x_1D.device)
         gate_up, down = self.gate_up, self.down
         for e, weight in zip(ids, weights, strict=True):
             if e >= 0:
-                gate_F, up_F = torch.mv(gate_up[e], x_D).chunk(2)
-                y_D.add_(torch.mv(down[e], functional.silu(gate_F).mul_(up_F)).float(), alpha=weight)
-        return y_D.to(x_D.dtype).unsqueeze(0)
+                y_1D.add_(gated_ffn(x_1D, gate_up[e], down[e]).float(), alpha=weight)
+        return y_1D.to(x_1D.dtype)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from coterie.kernels import rms_norm, rotary_tables, rotate
+from coterie.kernels import attention, rms_norm, rotary_tables, rotate
 from coterie.model.attention import Attention, KeyValueCache
 from coterie.model.moe import MoE
 from coterie.model.norm import Linear, Projection, RMSNorm
@@ -59,9 +58,8 @@ class SingleRow:
             qk, v_1GP = qkv.split_with_sizes((H + G, G), 1)
             q_1HP, k_1GP = rotate(qk, cos_11P, sin_11P).split_with_sizes((H, G), 1)
             (segment,) = cache.extend(number, k_1GP, v_1GP)
-            k_1GCP, v_1GCP = segment.k_BCGP.transpose(1, 2), segment.v_BCGP.transpose(1, 2)
-            y = functional.scaled_dot_product_attention(q_1HP.view(1, G, H // G, P), k_1GCP, v_1GCP)
-            x_1D = x_1D + torch.mv(layer.o_DN, y.view(-1))
+            y_11HP = attention(q_1HP.unsqueeze(0), segment.k_BCGP, segment.v_BCGP, segment.mask_BSC, segment.is_causal)
+            x_1D = x_1D + torch.mv(layer.o_DN, y_11HP.view(-1))
             normed_1D = rms_norm(x_1D, layer.moe_norm_D, eps)
             routing = layer.router(normed_1D, None)
             x_1D = x_1D + layer.experts(normed_1D, routing)

@@ -6,7 +6,7 @@ positions whose previous token is the current one, and pass on the token there. 
 projections of the embeddings, so the pair works for every vocabulary, before and while the embeddings are learnt.
 Structure before training, in the spirit of mimetic initialisation (arXiv 2305.09828); training is free to change it.
 
-Shapes: D model width, V vocabulary, P head width. Each pair uses the first query head of the first key/value head.
+Shapes: D model width, P head width, n directions. Each pair uses the first query head of the first key/value head.
 """
 
 import math
