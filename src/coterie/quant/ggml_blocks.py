@@ -129,7 +129,7 @@ def _bits(field: Bytes, width: int) -> Bytes:
     return (field[..., None, :] >> shifts) & np.uint8((1 << width) - 1)
 
 
-def _rows(values: Bytes) -> Bytes:
+def _rows(values: Array) -> Array:
     """[N, b, ...] -> [N, K]."""
     return values.reshape(values.shape[0], -1)
 
@@ -142,7 +142,7 @@ def _q4_1(block: Bytes) -> Parts:
     return Parts(_rows(_nibbles(block[..., 4:])), _f16(block[..., :2]), _f16(block[..., 2:4]))
 
 
-def _q5(low: Bytes, high: Bytes) -> Bytes:
+def _q5(low: Bytes, high: Bytes) -> Array:
     """16 bytes of nibbles, and 4 bytes with the fifth bit of number j as bit j."""
     return _rows(_nibbles(low) | np.unpackbits(high, axis=-1, bitorder="little") << 4)
 
@@ -182,7 +182,7 @@ def _q5_k(block: Bytes) -> Parts:
     return _with_offsets(block, low | high << 4)
 
 
-def _with_offsets(block: Bytes, u: Bytes) -> Parts:
+def _with_offsets(block: Bytes, u: Array) -> Parts:
     """Q4_K and Q5_K begin alike: d, dmin, and 12 bytes with eight 6-bit scales and eight 6-bit offsets."""
     a, b, c = (block[..., 4 + i : 8 + i] for i in (0, 4, 8))
     sub_scale = np.concatenate([a & 63, (c & 15) | (a >> 6) << 4], axis=-1)
