@@ -1,9 +1,10 @@
 """The rename tables: which stretch of which canonical tensor a tensor of a file holds. Nowhere else are names mapped.
 
-Every name of every format lands on one contiguous stretch of a canonical tensor (row-major), so a reader never needs
+Every name of every format lands on contiguous stretches of a canonical tensor (row-major), so a reader never needs
 to gather: of `moe.experts.gate_up` [E, 2F, D] expert e's gate (w1) starts at element e·2F·D and its up (w3) F·D
 later. With E=8, F=4, D=2, expert 3's w3 is the 8 elements from 3·2·4·2 + 4·2 = 56. w1 is gate, w3 is up, w2 is down.
-Mistral's files keep the query and key rows of a head interleaved (0, P/2, 1, P/2+1, ...); `Place.n_heads` marks them.
+Mistral's files, and GGUF files, keep the query and key rows of a head interleaved (0, P/2, 1, P/2+1, ...);
+`Place.n_heads` marks them. A GGUF tensor may hold all experts of a layer: its name comes once for each, in their order.
 Shapes: D model width, F expert width, E experts, H query heads, G key/value heads, P head width, V vocabulary.
 """
 
@@ -17,32 +18,36 @@ from coterie.config import ModelConfig
 
 __all__ = ["Naming", "Place", "canonical_shapes", "is_ignorable", "n_places", "naming_of", "places", "tied_head"]
 
-Naming = Literal["huggingface", "huggingface_fused", "mistral"]
+Naming = Literal["huggingface", "huggingface_fused", "mistral", "gguf", "gguf_gate_up", "gguf_per_expert"]
 
-_OUTER: dict[str, tuple[str, str]] = {  # canonical: (Hugging Face, Mistral)
-    "embed": ("model.embed_tokens.weight", "tok_embeddings.weight"),
-    "norm": ("model.norm.weight", "norm.weight"),
-    "head": ("lm_head.weight", "output.weight"),
+_OUTER: dict[str, tuple[str, str, str]] = {  # canonical: (Hugging Face, Mistral, GGUF)
+    "embed": ("model.embed_tokens.weight", "tok_embeddings.weight", "token_embd.weight"),
+    "norm": ("model.norm.weight", "norm.weight", "output_norm.weight"),
+    "head": ("lm_head.weight", "output.weight", "output.weight"),
 }
-_LAYER: dict[str, tuple[str, str]] = {
-    "attention.q": ("self_attn.q_proj.weight", "attention.wq.weight"),
-    "attention.k": ("self_attn.k_proj.weight", "attention.wk.weight"),
-    "attention.v": ("self_attn.v_proj.weight", "attention.wv.weight"),
-    "attention.o": ("self_attn.o_proj.weight", "attention.wo.weight"),
-    "attention_norm": ("input_layernorm.weight", "attention_norm.weight"),
-    "moe_norm": ("post_attention_layernorm.weight", "ffn_norm.weight"),
-    "feed_forward.gate": ("mlp.gate_proj.weight", "feed_forward.w1.weight"),
-    "feed_forward.up": ("mlp.up_proj.weight", "feed_forward.w3.weight"),
-    "feed_forward.down": ("mlp.down_proj.weight", "feed_forward.w2.weight"),
-    "moe.router": ("block_sparse_moe.gate.weight", "feed_forward.gate.weight"),
+_LAYER: dict[str, tuple[str, str, str]] = {
+    "attention.q": ("self_attn.q_proj.weight", "attention.wq.weight", "attn_q.weight"),
+    "attention.k": ("self_attn.k_proj.weight", "attention.wk.weight", "attn_k.weight"),
+    "attention.v": ("self_attn.v_proj.weight", "attention.wv.weight", "attn_v.weight"),
+    "attention.o": ("self_attn.o_proj.weight", "attention.wo.weight", "attn_output.weight"),
+    "attention_norm": ("input_layernorm.weight", "attention_norm.weight", "attn_norm.weight"),
+    "moe_norm": ("post_attention_layernorm.weight", "ffn_norm.weight", "ffn_norm.weight"),
+    "feed_forward.gate": ("mlp.gate_proj.weight", "feed_forward.w1.weight", "ffn_gate.weight"),
+    "feed_forward.up": ("mlp.up_proj.weight", "feed_forward.w3.weight", "ffn_up.weight"),
+    "feed_forward.down": ("mlp.down_proj.weight", "feed_forward.w2.weight", "ffn_down.weight"),
+    "moe.router": ("block_sparse_moe.gate.weight", "feed_forward.gate.weight", "ffn_gate_inp.weight"),
 }
 _FUSED = {  # transformers 5, where it differs from version 4
     "moe.router": "mlp.gate.weight",
     "moe.experts.gate_up": "mlp.experts.gate_up_proj",
     "moe.experts.down": "mlp.experts.down_proj",
 }
-_EXPERT = ("block_sparse_moe.experts.{e}.{w}.weight", "feed_forward.experts.{e}.{w}.weight")
-_IGNORABLE = re.compile(r"(model\.)?(layers\.\d+\.(self_attn|attention)\.)?rotary_emb\.inv_freq|rope\.freqs")
+_EXPERT = ("block_sparse_moe.experts.{e}.{w}.weight", "feed_forward.experts.{e}.{w}.weight", "ffn_{part}.{e}.weight")
+_MERGED = "ffn_{part}_exps.weight"
+_WORDS = {"gate": "w1", "up": "w3", "down": "w2"}
+_IGNORABLE = re.compile(
+    r"(model\.)?(layers\.\d+\.(self_attn|attention)\.)?rotary_emb\.inv_freq|rope\.freqs|blk\.\d+\.attn_rot_embd\.weight"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +89,21 @@ def canonical_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]
 
 
 def places(config: ModelConfig, naming: Naming) -> Iterator[tuple[str, Place]]:
-    """Every tensor name that a file of this naming must hold, with the place that it fills."""
+    """Every tensor name that a file of this naming must hold, with the place that it fills, or its next part does."""
     for name, shape in canonical_shapes(config):
         layer, suffix = _split(name)
         if naming != "huggingface_fused" and suffix.startswith("moe.experts."):
             yield from _per_expert(name, layer, shape, naming)
         else:
-            n_heads = _interleaved_heads(config, suffix) if naming == "mistral" else 0
+            n_heads = 0 if naming.startswith("huggingface") else _interleaved_heads(config, suffix)
             yield _file_name(layer, suffix, naming), Place(name, 0, shape, n_heads)
 
 
 def n_places(config: ModelConfig, naming: Naming) -> int:
-    """How many names `places` yields, without listing them (a hostile config may ask for millions)."""
+    """How many places `places` yields, without listing them (a hostile config may ask for millions)."""
     experts = config.num_local_experts
-    per_layer = 9 if experts is None else (9 if naming == "huggingface_fused" else 7 + 3 * experts)
+    per_expert = 2 if naming == "gguf_gate_up" else 3
+    per_layer = 9 if experts is None else (9 if naming == "huggingface_fused" else 7 + per_expert * experts)
     return config.num_hidden_layers * per_layer + (2 if config.tie_word_embeddings else 3)
 
 
@@ -107,8 +113,15 @@ def tied_head(config: ModelConfig, naming: Naming) -> tuple[str, Place]:
 
 
 def naming_of(names: Iterable[str]) -> Naming:
-    """Which of the three namings a folder's tensor names follow; per-expert Hugging Face where nothing tells."""
+    """Which of the namings tensor names follow; per-expert Hugging Face where nothing tells."""
     for name in names:
+        if name.startswith("blk."):
+            if name.endswith(_MERGED.format(part="gate_up")):
+                return "gguf_gate_up"
+            if name.endswith(_MERGED.format(part="gate")):
+                return "gguf"
+            if re.fullmatch(r"blk\.\d+\.ffn_gate\.\d+\.weight", name):
+                return "gguf_per_expert"
         if name.endswith(tuple(_FUSED.values())):
             return "huggingface_fused"
         if name == _OUTER["embed"][1] or name.startswith("layers."):
@@ -130,24 +143,34 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _file_name(layer: str, suffix: str, naming: Naming) -> str:
-    column = 1 if naming == "mistral" else 0
     if not layer:
-        return _OUTER[suffix][column]
-    prefix = layer if naming == "mistral" else f"model.{layer}"
+        return _OUTER[suffix][_column(naming)]
     if naming == "huggingface_fused" and suffix in _FUSED:
-        return prefix + _FUSED[suffix]
-    return prefix + _LAYER[suffix][column]
+        return _prefix(layer, naming) + _FUSED[suffix]
+    return _prefix(layer, naming) + _LAYER[suffix][_column(naming)]
+
+
+def _column(naming: Naming) -> int:
+    return {"h": 0, "m": 1, "g": 2}[naming[0]]
+
+
+def _prefix(layer: str, naming: Naming) -> str:
+    """`layers.3.` in each dialect: `model.layers.3.`, `layers.3.`, `blk.3.`."""
+    return (f"model.{layer}", layer, layer.replace("layers", "blk"))[_column(naming)]
 
 
 def _per_expert(name: str, layer: str, shape: tuple[int, ...], naming: Naming) -> Iterator[tuple[str, Place]]:
+    """The names of a layer's experts: expert by expert, but part by part where one tensor holds a part of all."""
     n_experts, rows, columns = shape
-    template = layer + _EXPERT[1] if naming == "mistral" else f"model.{layer}" + _EXPERT[0]
-    parts = ("w1", "w3") if name.endswith("gate_up") else ("w2",)
+    whole = name.rpartition(".")[2]
+    parts = ["gate", "up"] if whole == "gate_up" and naming != "gguf_gate_up" else [whole]
     rows //= len(parts)
-    for e in range(n_experts):
-        for i, w in enumerate(parts):
-            first = (e * len(parts) + i) * rows * columns
-            yield template.format(e=e, w=w), Place(name, first, (rows, columns))
+    is_merged = naming in ("gguf", "gguf_gate_up")
+    template = _prefix(layer, naming) + (_MERGED if is_merged else _EXPERT[_column(naming)])
+    pairs = [(e, i) for e in range(n_experts) for i in range(len(parts))]
+    for e, i in sorted(pairs, key=lambda pair: pair[1]) if is_merged else pairs:
+        file_name = template.format(e=e, w=_WORDS.get(parts[i]), part=parts[i])
+        yield file_name, Place(name, (e * len(parts) + i) * rows * columns, (rows, columns))
 
 
 def _interleaved_heads(config: ModelConfig, suffix: str) -> int:
