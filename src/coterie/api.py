@@ -16,6 +16,7 @@ from torch import Tensor
 
 from coterie.checkpoint.hub import find_model
 from coterie.checkpoint.load import load_model
+from coterie.checkpoint.vocabulary import open_vocabulary
 from coterie.config import ModelConfig
 from coterie.engine.completion import Completion, Delta, Usage, collect, delta
 from coterie.engine.engine import Engine
@@ -26,8 +27,8 @@ from coterie.engine.score import Score, encode_pair, score
 from coterie.engine.trace import RoutingTrace, stack_routings
 from coterie.errors import ContextError, RequestError, TokenizerError
 from coterie.model import Transformer
-from coterie.tokenizer import Tokenizer, load_tokenizer, tokenizer_files
-from coterie.tokenizer.chat import ChatForm, detect_chat_form
+from coterie.tokenizer import Tokenizer
+from coterie.tokenizer.chat import ChatForm
 from coterie.tokenizer.chat import chat_form as find_chat_form
 from coterie.tokenizer.messages import read_messages
 
@@ -50,7 +51,8 @@ Message = Mapping[str, Any]
 def load(
     source: str | Path | None = None, *, device: str = "auto", dtype: str = "auto", quantize: str | None = None
 ) -> "LanguageModel":
-    """A model ready to use. `source`: None for the model that ships, a folder, or "org/name" in the Hugging Face cache.
+    """A model ready to use. `source`: None for the model that ships, a folder, a .gguf file, or "org/name" in the
+    Hugging Face cache.
 
     `dtype` "auto" is the file's, but float32 where the CPU has no bf16 instructions. Raises `CheckpointError`,
     `ConfigError`, `TokenizerError`, `ResourceError` or `DownloadError`, each with what to do; nothing is downloaded.
@@ -69,13 +71,10 @@ def open_model(
     check: Callable[[ModelConfig, Tokenizer | None], None] = lambda config, tokenizer: None,
 ) -> "LanguageModel":
     """What `load` does, telling `progress(bytes done, bytes in all)` on the way. `check` may raise before it begins."""
-    folder = find_model(source)
-    tokenizer = load_tokenizer(folder) if folder.is_dir() and tokenizer_files(folder) else None
-    chat_form = None if tokenizer is None else detect_chat_form(folder, tokenizer)
+    path = find_model(source)
+    tokenizer, chat_form = open_vocabulary(path)
     return LanguageModel(
-        load_model(
-            folder, dtype=dtype, device=device, progress=progress, check=lambda config: check(config, tokenizer)
-        ),
+        load_model(path, dtype=dtype, device=device, progress=progress, check=lambda config: check(config, tokenizer)),
         tokenizer,
         chat_form,
         name=str(source or "demo"),

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from coterie.checkpoint.atomic import new_folder, require_disk
-from coterie.checkpoint.folder import Checkpoint, open_checkpoint
+from coterie.checkpoint.folder import open_checkpoint
 from coterie.checkpoint.huggingface import copy_files, write_json, write_shards, write_sidecars
 from coterie.checkpoint.mistral import config_to_params
 from coterie.checkpoint.names import Place, places
 from coterie.checkpoint.numbers import FILE_DTYPES, as_torch, convert_into, file_type, require_finite
+from coterie.checkpoint.opened import Checkpoint
 from coterie.checkpoint.pieces import Files, cut, half_split, interleave
 from coterie.checkpoint.safetensors import ITEM_BITS, Entry, TensorSpec, write_file
 from coterie.checkpoint.tied import require_tied_equal

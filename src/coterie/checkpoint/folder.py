@@ -1,62 +1,36 @@
-"""A model folder, opened: which format it is, its configuration, and where in its files each tensor lies.
+"""A model, opened: which format it is, its configuration, and where in its files each tensor lies.
 
 Only headers are read, and everything is checked before anyone allocates: every canonical tensor covered exactly once,
 with the right shape and a float type. The format is decided by content: published folders mix .pt, consolidated and
 sharded files with different names, so where an index exists only the files it lists count. Pickles are never opened.
 """
 
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from coterie.checkpoint.gguf import open_gguf
 from coterie.checkpoint.huggingface import config_from_json, read_config
 from coterie.checkpoint.index import indexed_entries
 from coterie.checkpoint.json_text import read_object
 from coterie.checkpoint.mistral import config_from_params, read_params
-from coterie.checkpoint.names import Naming, Place, is_ignorable, n_places, naming_of, places, tied_head
-from coterie.checkpoint.numbers import CODES, FILE_DTYPES
+from coterie.checkpoint.names import Naming, is_ignorable, naming_of, tied_head
+from coterie.checkpoint.numbers import FILE_DTYPES
+from coterie.checkpoint.opened import Checkpoint, list_names, main_code, match
 from coterie.checkpoint.safetensors import Entry, read_entries
 from coterie.config import ModelConfig
 from coterie.errors import CheckpointError, ConfigError, UnsafeFileError
 
-__all__ = ["Checkpoint", "not_a_model", "open_checkpoint", "read_model_config"]
+__all__ = ["not_a_model", "open_checkpoint", "read_model_config"]
 
-_SHOWN = 4
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle")
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checked folder. `places` says for each entry, in the order of the files' bytes, what it fills."""
-
-    path: Path
-    format: Literal["huggingface", "mistral"]
-    naming: Naming
-    config: ModelConfig
-    entries: tuple[Entry, ...]
-    places: tuple[Place, ...]
-    tied_copy: Entry | None = None  # a repetition of tied embeddings, to be compared with them
-
-    @property
-    def file_dtype(self) -> str:
-        """The type (torch's name) of most of the weights' bytes."""
-        return FILE_DTYPES[_main_code(self.entries)]
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The weight files in the order of their names."""
-        copies = [self.tied_copy] if self.tied_copy else []
-        return tuple(sorted({e.file for e in (*self.entries, *copies)}))
-
-    @property
-    def nbytes(self) -> int:
-        return sum(e.nbytes for e in self.entries)
-
-
 def read_model_config(path: Path) -> ModelConfig:
-    """The configuration of a folder or of a bare config.json or params.json; weights need not be there."""
+    """The configuration of a folder, a .gguf file, a bare config.json or params.json; weights need not be there."""
+    if path.suffix == ".gguf" and path.is_file():
+        return open_gguf(path).config
     if not path.is_file():
         return read_config(path) if _format(path) == "huggingface" else read_params(path)
     values = read_object(path, ConfigError)
@@ -68,15 +42,17 @@ def not_a_model(path: Path) -> CheckpointError:
     """Why a path that is no folder cannot be read as a model."""
     if path.suffix in _PICKLES:
         return _only_pickles(path, "is a pickle", [path.name])
-    what = "a GGUF file, which cannot be read yet" if path.suffix == ".gguf" else "not a folder"
     return CheckpointError(
-        f"{path} is {what}; expected a model's folder, with config.json or params.json and safetensors files"
+        f"{path} is not a folder; expected a model's folder, with config.json or params.json and safetensors files, or "
+        "a .gguf file"
     )
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open and check a model folder; `ConfigError`, `CheckpointError` or `UnsafeFileError` say what is wrong."""
+    """Open and check a folder or .gguf file; `ConfigError`, `CheckpointError`, `UnsafeFileError` say what is amiss."""
     path = Path(path)
+    if path.suffix == ".gguf" and path.is_file():
+        return open_gguf(path)
     format = _format(path)
     config = read_config(path) if format == "huggingface" else read_params(path)
     entries = [e for e in _all_entries(path, format) if not is_ignorable(e.name)]
@@ -86,11 +62,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
             f"{path}: the configuration is {format}'s and the tensor names are not ({entries[0].name!r})"
         )
     by_name, tied_copy = _index_names(path, entries, config, naming)
-    matched = _match(path, by_name, config, naming)
-    pairs = sorted(matched, key=lambda pair: (pair[0].file, pair[0].offset))
+    matched = match(path, {name: e.shape for name, e in by_name.items()}, config, naming)
+    pairs = [(by_name[name], place) for name, (place,) in matched.items()]
+    pairs.sort(key=lambda pair: (pair[0].file, pair[0].offset))
     _check_floats(path, [*(e for e, _ in pairs), *([tied_copy] if tied_copy else [])])
     if not (config.extra.get("dtype") or config.extra.get("torch_dtype")):  # the file does not say: the weights do
-        config = replace(config, torch_dtype=FILE_DTYPES[_main_code([e for e, _ in pairs])])
+        config = replace(config, torch_dtype=FILE_DTYPES[main_code([e for e, _ in pairs])])
     return Checkpoint(path, format, naming, config, tuple(e for e, _ in pairs), tuple(p for _, p in pairs), tied_copy)
 
 
@@ -104,7 +81,7 @@ def _format(path: Path) -> Literal["huggingface", "mistral"]:
         return "mistral"
     if pickles := _pickles(path):
         raise _only_pickles(path, "has its weights only as pickles", pickles)
-    found = _list(sorted(p.name for p in path.iterdir())) or "nothing"
+    found = list_names(sorted(p.name for p in path.iterdir())) or "nothing"
     raise ConfigError(f"{path} has neither config.json nor params.json (it holds {found}); name a model's folder")
 
 
@@ -141,8 +118,8 @@ def _pickles(folder: Path) -> list[str]:
 
 def _only_pickles(path: Path, what: str, names: list[str]) -> UnsafeFileError:
     return UnsafeFileError(
-        f"{path} {what} ({_list(names)}); pickles can run code when read and are never opened here: get the model's "
-        "safetensors files, or convert them where you trust their source: "
+        f"{path} {what} ({list_names(names)}); pickles can run code when read and are never opened here: get the "
+        "model's safetensors files, or convert them where you trust their source: "
         'python -c "import sys, torch; from safetensors.torch import save_file as s; '
         "[s({k: v.contiguous().clone() for k, v in torch.load(f, weights_only=True, map_location='cpu').items()}, "
         "f.rsplit('.', 1)[0].replace('pytorch_model', 'model') + '.safetensors') for f in sys.argv[1:]]\" FILES"
@@ -167,49 +144,10 @@ def _index_names(
     return by_name, copy
 
 
-def _match(path: Path, by_name: dict[str, Entry], config: ModelConfig, naming: Naming) -> list[tuple[Entry, Place]]:
-    """Each expected name with its entry; whatever is missing, extra or misshapen is one error."""
-    n_expected = n_places(config, naming)
-    if n_expected > 2 * len(by_name) + 1000:  # no list of millions for a hostile configuration
-        raise CheckpointError(
-            f"{path}: the configuration asks for {n_expected:,} tensors, the files hold {len(by_name):,}"
-        )
-    left, missing, misshapen = dict(by_name), [], []
-    matched: list[tuple[Entry, Place]] = []
-    for name, place in places(config, naming):
-        entry = left.pop(name, None)
-        if entry is None:
-            missing.append(name)
-        elif entry.shape != place.shape:
-            misshapen.append(f"{name} {list(entry.shape)}, expected {list(place.shape)}")
-        else:
-            matched.append((entry, place))
-    problems = [
-        f"{len(names)} {kind} ({_list(names)})"
-        for kind, names in (("missing", missing), ("extra", sorted(left)), ("misshapen", misshapen))
-        if names
-    ]
-    if problems:
-        raise CheckpointError(f"{path}: the tensors do not fit the configuration: {'; '.join(problems)}")
-    return matched
-
-
 def _check_floats(path: Path, entries: Iterable[Entry]) -> None:
     wrong = [f"{e.name} {e.dtype}" for e in entries if e.dtype not in FILE_DTYPES]
     if wrong:
         types = ", ".join(FILE_DTYPES)
         raise CheckpointError(
-            f"{path} has tensors of a type that weights cannot have ({_list(wrong)}), expected {types}"
+            f"{path} has tensors of a type that weights cannot have ({list_names(wrong)}), expected {types}"
         )
-
-
-def _list(names: list[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown}, and {len(names) - _SHOWN} more"
-
-
-def _main_code(entries: Iterable[Entry]) -> str:
-    size: Counter[str] = Counter({code: 0 for code in CODES.values()})
-    for entry in entries:
-        size[entry.dtype] += entry.nbytes
-    return max(size, key=lambda code: size[code])

@@ -12,7 +12,7 @@ import numpy as np
 from coterie.config import ModelConfig
 from coterie.errors import ConfigError, nearest
 
-__all__ = ["config_from_metadata", "config_to_metadata"]
+__all__ = ["check_kind", "config_from_metadata", "config_to_metadata"]
 
 _FIELDS = {  # after "llama."
     "context_length": "max_position_embeddings",
@@ -65,7 +65,6 @@ def config_from_metadata(
     metadata: dict[str, Any], where: str, *, vocab_size: int, is_tied: bool, dtype: str
 ) -> ModelConfig:
     """The model that the keys describe; what only the tensors say is handed in."""
-    _check_kind(metadata, where)
     values = {key.removeprefix(_PREFIX): value for key, value in metadata.items() if key.startswith(_PREFIX)}
     _check_keys(values, where)
     chosen = {field: _plain(values[key], key, where) for key, field in _FIELDS.items() if key in values}
@@ -109,7 +108,8 @@ def config_to_metadata(config: ModelConfig, name: str) -> dict[str, tuple[str, A
     return keys
 
 
-def _check_kind(metadata: dict[str, Any], where: str) -> None:
+def check_kind(metadata: dict[str, Any], where: str) -> None:
+    """`ConfigError` where the file is no model of an architecture that is read."""
     architecture, kind = metadata.get("general.architecture"), metadata.get("general.type", "model")
     if architecture != "llama":
         found = "is missing" if architecture is None else f"is {str(architecture)[:60]!r}"

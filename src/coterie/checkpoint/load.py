@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coterie.checkpoint.folder import Checkpoint, open_checkpoint
+from coterie.checkpoint.folder import open_checkpoint
 from coterie.checkpoint.names import canonical_shapes
-from coterie.checkpoint.numbers import FILE_DTYPES, as_torch, convert_into, require_finite, size_text
+from coterie.checkpoint.numbers import FILE_DTYPES, as_torch, convert_into, plain, require_finite, size_text
+from coterie.checkpoint.opened import Checkpoint
 from coterie.checkpoint.pieces import Files, Piece, cut, half_split
 from coterie.checkpoint.safetensors import ITEM_BITS
 from coterie.checkpoint.tied import require_tied_equal
@@ -108,10 +109,11 @@ class _Reader:
         first = piece.place.first + piece.first
         target = self._flat[piece.place.name][first : first + piece.n_elements]
         code = piece.entry.dtype
-        is_same = target.dtype == getattr(torch, FILE_DTYPES[code])
+        is_same = code in FILE_DTYPES and target.dtype == getattr(torch, FILE_DTYPES[code])
         is_direct = is_same and target.device.type == "cpu" and not piece.place.n_heads
         raw = target.view(torch.uint8).numpy() if is_direct else self._buffer(piece.nbytes)
         self._files.read(piece, raw)
+        raw, code = plain(raw, code)
         require_finite(raw, code, piece.label)
         if not is_direct:
             rows = half_split(raw, piece.place, ITEM_BITS[code] // 8) if piece.place.n_heads else raw

@@ -16,7 +16,18 @@ from typing import Literal
 
 from coterie.config import ModelConfig
 
-__all__ = ["Naming", "Place", "canonical_shapes", "is_ignorable", "n_places", "naming_of", "places", "tied_head"]
+__all__ = [
+    "Naming",
+    "Place",
+    "canonical_shapes",
+    "file_shape",
+    "is_ignorable",
+    "n_places",
+    "naming_of",
+    "part_of",
+    "places",
+    "tied_head",
+]
 
 Naming = Literal["huggingface", "huggingface_fused", "mistral", "gguf", "gguf_gate_up", "gguf_per_expert"]
 
@@ -97,6 +108,21 @@ def places(config: ModelConfig, naming: Naming) -> Iterator[tuple[str, Place]]:
         else:
             n_heads = 0 if naming.startswith("huggingface") else _interleaved_heads(config, suffix)
             yield _file_name(layer, suffix, naming), Place(name, 0, shape, n_heads)
+
+
+def file_shape(name: str, filled: list[Place]) -> tuple[int, ...]:
+    """The shape of the tensor `name` of a file that fills these places: with a dimension for experts where merged."""
+    is_merged = name.endswith("_exps.weight")
+    return (len(filled), *filled[0].shape) if is_merged else filled[0].shape
+
+
+def part_of(name: str) -> str:
+    """The part of a model that a canonical tensor belongs to, as `inspect` counts them."""
+    if "norm" in name:
+        return "norms"
+    names = {"embed": "embedding", "head": "head", "router": "router", "q": "attention", "k": "attention"}
+    names |= {"v": "attention", "o": "attention"}
+    return names.get(name.rpartition(".")[2], "feedforward")
 
 
 def n_places(config: ModelConfig, naming: Naming) -> int:

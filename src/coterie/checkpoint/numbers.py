@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coterie.errors import CheckpointError, ConfigError, nearest
+from coterie.quant.ggml_blocks import dequantise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +25,7 @@ __all__ = [
     "convert_into",
     "file_bytes",
     "file_type",
+    "plain",
     "require_finite",
     "size_text",
 ]
@@ -72,6 +74,13 @@ def require_finite(raw: "np.ndarray[Any, np.dtype[np.uint8]]", code: str, what: 
     n_nan, n_inf = int((magnitude > positive).sum()), int((magnitude == positive).sum())
     found = " and ".join(f"{n} {kind}" for n, kind in ((n_nan, "NaN"), (n_inf, "Inf")) if n)
     raise CheckpointError(f"{what} contains {found}; the weights are damaged, get them again")
+
+
+def plain(raw: "np.ndarray[Any, np.dtype[np.uint8]]", code: str) -> tuple["np.ndarray[Any, np.dtype[np.uint8]]", str]:
+    """The bytes and their type; whole blocks of a quantised type as the float32 that they stand for."""
+    if code in FILE_DTYPES:
+        return raw, code
+    return dequantise(code, raw.reshape(1, -1)).view(np.uint8).reshape(-1), "F32"
 
 
 def as_torch(raw: "np.ndarray[Any, np.dtype[np.uint8]]", code: str) -> "Tensor":

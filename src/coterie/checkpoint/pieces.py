@@ -17,6 +17,7 @@ import numpy as np
 from coterie.checkpoint.names import Place
 from coterie.checkpoint.safetensors import ITEM_BITS, Entry
 from coterie.errors import CheckpointError
+from coterie.quant.ggml_blocks import GGML_TYPES
 
 __all__ = ["PIECE_BYTES", "Files", "Piece", "cut", "half_split", "interleave"]
 
@@ -36,7 +37,7 @@ class Piece:
 
     @property
     def first(self) -> int:
-        return self.start * 8 // ITEM_BITS[self.entry.dtype]
+        return _n_elements(self.entry.dtype, self.start)
 
     @property
     def label(self) -> str:
@@ -44,15 +45,32 @@ class Piece:
 
     @property
     def n_elements(self) -> int:
-        return self.nbytes * 8 // ITEM_BITS[self.entry.dtype]
+        return _n_elements(self.entry.dtype, self.nbytes)
 
 
 def cut(entry: Entry, place: Place, piece_bytes: int = PIECE_BYTES) -> Iterator[Piece]:
-    """The pieces of a tensor in file order; of interleaved rows each is a whole number of heads (at least one)."""
-    unit = entry.nbytes // place.n_heads if place.n_heads else ITEM_BITS[entry.dtype] // 8
+    """The pieces of a tensor in file order; of interleaved rows each is a whole number of heads (at least one).
+
+    Those of a quantised tensor are whole blocks, and as many bytes as `piece_bytes` when they are float32.
+    """
+    n, block_bytes = _block(entry.dtype)
+    unit = entry.nbytes // place.n_heads if place.n_heads else block_bytes
+    piece_bytes = piece_bytes if n == 1 else piece_bytes * block_bytes // (4 * n)
     step = max(unit, piece_bytes // unit * unit)
     for start in range(0, entry.nbytes, step):
         yield Piece(entry, place, start, min(step, entry.nbytes - start))
+
+
+def _block(dtype: str) -> tuple[int, int]:
+    """How many elements are stored together, and in how many bytes."""
+    if dtype in GGML_TYPES:
+        return GGML_TYPES[dtype].size, GGML_TYPES[dtype].nbytes
+    return 1, ITEM_BITS[dtype] // 8
+
+
+def _n_elements(dtype: str, n_bytes: int) -> int:
+    n, block_bytes = _block(dtype)
+    return n_bytes // block_bytes * n
 
 
 class Files:

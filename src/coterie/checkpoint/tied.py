@@ -5,7 +5,7 @@ transformers 5 silently unties such a model, transformers 4 silently drops the c
 
 import numpy as np
 
-from coterie.checkpoint.folder import Checkpoint
+from coterie.checkpoint.opened import Checkpoint
 from coterie.checkpoint.pieces import Files, Piece, cut
 from coterie.errors import CheckpointError
 

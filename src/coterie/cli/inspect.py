@@ -12,6 +12,7 @@ import click
 from coterie import sizes
 from coterie.checkpoint.folder import not_a_model, open_checkpoint, read_model_config
 from coterie.checkpoint.hub import DEMO
+from coterie.checkpoint.opened import Checkpoint
 from coterie.checkpoint.safetensors import Entry, read_entries
 from coterie.cli.inspect_text import print_description
 from coterie.cli.model_argument import model_argument, resolve_model
@@ -40,18 +41,20 @@ Examples:
 def command(model: str, tensors: bool, as_json: bool) -> None:
     """Read off a checkpoint what it is, and what of it fits this machine.
 
-    MODEL is a folder, a bare config.json or params.json, org/name in the Hugging Face cache, or demo.
+    MODEL is a folder, a .gguf file, a bare config.json or params.json, org/name in the Hugging Face cache, or demo.
     """
     path = resolve_model(model)
     if path.suffix == ".safetensors" and path.is_file() and tensors:
         _print_tensors(read_entries(path), as_json, {"model": str(path)})
         return
-    if path.is_file() and path.suffix != ".json":
+    if path.is_file() and path.suffix not in (".json", ".gguf"):
         raise not_a_model(path)
-    checkpoint = open_checkpoint(path) if path.is_dir() and (tensors or _has_weights(path)) else None
+    is_whole = path.suffix == ".gguf" if path.is_file() else tensors or _has_weights(path)
+    checkpoint = open_checkpoint(path) if is_whole else None
     config = checkpoint.config if checkpoint else read_model_config(path)
-    entries = list(checkpoint.entries) if checkpoint else []
+    entries = list(checkpoint.listed) if checkpoint else []
     document = describe(config) | {"model": str(path), "file_bytes": sum(e.nbytes for e in entries) or None}
+    document["stored"] = _stored(checkpoint) if checkpoint else None
     if tensors:
         if checkpoint is None:
             raise CheckpointError(f"{path} is a configuration and has no tensors to list; name the model's folder")
@@ -135,6 +138,14 @@ def _experts(config: ModelConfig) -> dict[str, Any] | None:
         "layers": layers,
         "paths": f"{choices}^{layers}",
         "paths_log10": layers * math.log10(choices),
+    }
+
+
+def _stored(checkpoint: Checkpoint) -> dict[str, dict[str, dict[str, float]]]:
+    """Part -> type in the files -> how many numbers, bytes, bits for each number (scales included)."""
+    return {
+        part: {code: {"numbers": n, "bytes": size, "bits": 8 * size / n} for code, (n, size) in types.items()}
+        for part, types in checkpoint.stored().items()
     }
 
 

@@ -22,6 +22,9 @@ def print_description(document: dict[str, Any], config: ModelConfig) -> None:
         (f"at {bits} bits", human_bytes(n), _scaled_note(scaled.get(bits))) for bits, n in document["bytes"].items()
     ]
     print_table(rows + ([("in the files", human_bytes(document["file_bytes"]))] if document["file_bytes"] else []))
+    if document["stored"]:
+        print("\nTypes in the files")
+        print_table(_stored_rows(document))
     print("\nCache of keys and values, 16 bits, one sequence")
     print_table(_cache_rows(document["cache"]))
     print("\nOperations per token")
@@ -36,14 +39,27 @@ def print_description(document: dict[str, Any], config: ModelConfig) -> None:
         print_table([(f"at {f['bits']} bits", _fit_sentence(f, config)) for f in device["weights"]])
 
 
+def _part_name(part: str, document: dict[str, Any]) -> str:
+    if part != "feedforward":
+        return part
+    return "feed-forward" if document["experts"] is None else "experts"
+
+
+def _stored_rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (_part_name(part, document), code, f"{found['bits']:.4g} bits", human_bytes(found["bytes"]))
+        for part, types in document["stored"].items()
+        for code, found in types.items()
+    ]
+
+
 def _print_parameters(document: dict[str, Any]) -> None:
     parameters, is_sparse = document["parameters"], document["experts"] is not None
-    names = {"feedforward": "experts" if is_sparse else "feed-forward"}
     print()
     print_table([
         ("Parameters", "total".rjust(16), "used by a token"),
         *(
-            (names.get(p, p), f"{n['total']:,}", f"{n['active']:,}")
+            (_part_name(p, document), f"{n['total']:,}", f"{n['active']:,}")
             for p, n in parameters["parts"].items() if p != "router" or is_sparse
         ),
         ("all", f"{parameters['total']:,}", f"{parameters['active']:,}"),

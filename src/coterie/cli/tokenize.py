@@ -26,7 +26,7 @@ __all__ = ["command"]
 @click.command("tokenize")
 @click.argument("text", required=False)
 @click.option(
-    "-m", "--model", default="demo", metavar="MODEL", help="A folder, org/name in the cache, or demo (the default)."
+    "-m", "--model", default="demo", metavar="MODEL", help="A folder, a .gguf file, org/name in the cache; else demo."
 )
 @click.option("--no-bos", is_flag=True, help="Leave out the token that begins a text.")
 @click.option(
@@ -43,13 +43,13 @@ def command(text: str | None, model: str, no_bos: bool, chat: bool, chat_form: s
     coterie tokenize "Ça coûte 1234 €"
     coterie tokenize -m mistralai/Mixtral-8x7B-Instruct-v0.1 --chat "Hello"
     """
-    from coterie.tokenizer import load_tokenizer
+    from coterie.checkpoint.vocabulary import require_vocabulary
     from coterie.tokenizer.explain import explain
 
-    folder = resolve_model(model)
-    tokenizer = load_tokenizer(folder)
+    path = resolve_model(model)
+    tokenizer, detected = require_vocabulary(path)
     text = read_text(text)
-    form = _chat_form(folder, tokenizer, chat_form) if chat or chat_form else None
+    form = _chat_form(path, detected, chat_form) if chat or chat_form else None
     if form is None:
         tokens = explain(tokenizer, tokenizer.encode(text, bos=not no_bos), text)
     else:
@@ -60,13 +60,13 @@ def command(text: str | None, model: str, no_bos: bool, chat: bool, chat_form: s
         _show(text, tokens, tokenizer, form)
 
 
-def _chat_form(folder: Path, tokenizer: "Tokenizer", name: str | None) -> "ChatForm":
-    from coterie.tokenizer import CHAT_FORMS, chat_form, detect_chat_form
+def _chat_form(path: Path, detected: "ChatForm | None", name: str | None) -> "ChatForm":
+    from coterie.tokenizer import CHAT_FORMS, chat_form
 
-    form = detect_chat_form(folder, tokenizer) if name is None else chat_form(name)
+    form = detected if name is None else chat_form(name)
     if form is None:
         raise RequestError(
-            f"{folder} does not show which chat form it speaks; give --chat-form, one of {', '.join(CHAT_FORMS)}"
+            f"{path} does not show which chat form it speaks; give --chat-form, one of {', '.join(CHAT_FORMS)}"
         )
     return form
 

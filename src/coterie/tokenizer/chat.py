@@ -14,7 +14,7 @@ from coterie.tokenizer.mistral import mistral_version
 from coterie.tokenizer.protocol import Tokenizer
 from coterie.tokenizer.settings import chat_template
 
-__all__ = ["CHAT_FORMS", "ChatForm", "Message", "chat_form", "detect_chat_form"]
+__all__ = ["CHAT_FORMS", "ChatForm", "Message", "chat_form", "chat_form_of", "detect_chat_form"]
 
 CHAT_FORMS: dict[str, ChatForm] = {
     form.name: form
@@ -39,7 +39,11 @@ def chat_form(name: str) -> ChatForm:
 
 def detect_chat_form(folder: Path, tokenizer: Tokenizer) -> ChatForm | None:
     """The form of the model in `folder`, or None where nothing proves one (then the user has to name it)."""
-    template = chat_template(folder) if folder.is_dir() else None
+    return chat_form_of(chat_template(folder) if folder.is_dir() else None, tokenizer)
+
+
+def chat_form_of(template: str | None, tokenizer: Tokenizer) -> ChatForm | None:
+    """The form of a model with this chat template and tokenizer, or None where nothing proves one."""
     name = None if template is None else form_of_template(template)
     name = name or _form_of_tokens(tokenizer, template)
     return None if name is None else CHAT_FORMS[name]
