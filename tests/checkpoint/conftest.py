@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -98,6 +100,122 @@ def mistral_tensors(config: ModelConfig, tensors: Tensors) -> Tensors:
     return named
 
 
+def gguf_tensors(config: ModelConfig, tensors: Tensors, experts: str) -> dict[str, np.ndarray]:
+    """The same weights under GGUF's names: `experts` merged, gate_up (merged too) or single."""
+    mistral = {key: t.float().numpy() for key, t in mistral_tensors(config, tensors).items()}
+    names = {"wq": "attn_q", "wk": "attn_k", "wv": "attn_v", "wo": "attn_output"}
+    names |= {"w1": "ffn_gate", "w2": "ffn_down", "w3": "ffn_up"}
+    named = {"token_embd.weight": mistral["tok_embeddings.weight"], "output_norm.weight": mistral["norm.weight"]}
+    if "output.weight" in mistral:
+        named["output.weight"] = mistral["output.weight"]
+    for i in range(config.num_hidden_layers):
+        old, new = f"layers.{i}", f"blk.{i}"
+        named[f"{new}.attn_norm.weight"] = mistral[f"{old}.attention_norm.weight"]
+        named[f"{new}.ffn_norm.weight"] = mistral[f"{old}.ffn_norm.weight"]
+        named |= {f"{new}.{names[w]}.weight": mistral[f"{old}.attention.{w}.weight"] for w in ("wq", "wk", "wv", "wo")}
+        if config.num_local_experts is None:
+            named |= {f"{new}.{names[w]}.weight": mistral[f"{old}.feed_forward.{w}.weight"] for w in ("w1", "w2", "w3")}
+            continue
+        named[f"{new}.ffn_gate_inp.weight"] = mistral[f"{old}.feed_forward.gate.weight"]
+        each = {
+            w: [mistral[f"{old}.feed_forward.experts.{e}.{w}.weight"] for e in range(config.num_local_experts)]
+            for w in ("w1", "w2", "w3")
+        }
+        if experts == "single":
+            named |= {f"{new}.{names[w]}.{e}.weight": t for w, list_ in each.items() for e, t in enumerate(list_)}
+        else:
+            named[f"{new}.ffn_down_exps.weight"] = np.stack(each["w2"])
+            gate, up = np.stack(each["w1"]), np.stack(each["w3"])
+            if experts == "gate_up":
+                named[f"{new}.ffn_gate_up_exps.weight"] = np.concatenate([gate, up], axis=1)
+            else:
+                named |= {f"{new}.ffn_gate_exps.weight": gate, f"{new}.ffn_up_exps.weight": up}
+    return named
+
+
+def from_gguf(config: ModelConfig, named: Tensors, experts: str) -> Tensors:
+    """The inverse: canonical tensors of what a file holds."""
+
+    def half_split(t: Tensor, n_heads: int) -> Tensor:
+        return t.view(n_heads, config.head_dim // 2, 2, -1).transpose(1, 2).reshape(t.shape)
+
+    c = config
+    found = {"embed": named.get("token_embd.weight"), "norm": named.get("output_norm.weight")}
+    found |= {"head": named["output.weight"]} if "output.weight" in named else {}
+    for i in range(c.num_hidden_layers):
+        at, to = f"blk.{i}", f"layers.{i}"
+        found[f"{to}.attention.q"] = half_split(named[f"{at}.attn_q.weight"], c.num_attention_heads)
+        found[f"{to}.attention.k"] = half_split(named[f"{at}.attn_k.weight"], c.num_key_value_heads)
+        found |= {
+            f"{to}.attention.v": named[f"{at}.attn_v.weight"],
+            f"{to}.attention.o": named[f"{at}.attn_output.weight"],
+        }
+        found |= {
+            f"{to}.attention_norm": named[f"{at}.attn_norm.weight"],
+            f"{to}.moe_norm": named[f"{at}.ffn_norm.weight"],
+        }
+        if c.num_local_experts is None:
+            found |= {f"{to}.feed_forward.{x}": named[f"{at}.ffn_{x}.weight"] for x in ("gate", "up", "down")}
+            continue
+        found[f"{to}.moe.router"] = named[f"{at}.ffn_gate_inp.weight"]
+        parts = {}
+        for x in ("gate", "up", "down"):
+            if experts == "single":
+                parts[x] = torch.stack([named[f"{at}.ffn_{x}.{e}.weight"] for e in range(c.num_local_experts)])
+            elif x == "down" or experts == "merged":
+                parts[x] = named[f"{at}.ffn_{x}_exps.weight"]
+        both = (
+            named[f"{at}.ffn_gate_up_exps.weight"]
+            if experts == "gate_up"
+            else torch.cat([parts["gate"], parts["up"]], 1)
+        )
+        found |= {f"{to}.moe.experts.gate_up": both, f"{to}.moe.experts.down": parts["down"]}
+    return found
+
+
+def to_blocks(value: np.ndarray, kind: str) -> tuple[np.ndarray, gguf.GGMLQuantizationType]:
+    """A matrix in the type; norms and routers (few rows) as F32; K-quants as random blocks with finite scales."""
+    number = gguf.GGMLQuantizationType[kind]
+    if value.ndim == 1 or (value.ndim == 2 and len(value) < 8):
+        return value, gguf.GGMLQuantizationType.F32
+    if not kind.endswith("_K"):
+        return gguf.quantize(value, number), number
+    size, nbytes = gguf.GGML_QUANT_SIZES[number]
+    rng = np.random.default_rng(value.size)
+    raw = rng.integers(0, 256, (*value.shape[:-1], value.shape[-1] // size, nbytes), dtype=np.uint8)
+    for at in {"Q2_K": (81, 83), "Q3_K": (109,), "Q6_K": (209,)}.get(kind, (1, 3)):
+        raw[..., at] = raw[..., at] & 0x83 | 0x14  # magnitudes of about 0.001
+    return raw.reshape(*value.shape[:-1], -1), number
+
+
+def add_gguf_keys(writer: gguf.GGUFWriter, config: ModelConfig, vocabulary: bool) -> None:
+    c = config
+    writer.add_context_length(c.max_position_embeddings)
+    writer.add_embedding_length(c.hidden_size)
+    writer.add_block_count(c.num_hidden_layers)
+    writer.add_feed_forward_length(c.intermediate_size)
+    writer.add_head_count(c.num_attention_heads)
+    writer.add_head_count_kv(c.num_key_value_heads)
+    writer.add_key_length(c.head_dim)
+    writer.add_value_length(c.head_dim)
+    writer.add_rope_dimension_count(c.head_dim)
+    writer.add_layer_norm_rms_eps(c.rms_norm_eps)
+    writer.add_rope_freq_base(c.rope_theta)
+    if c.num_local_experts is not None:
+        writer.add_expert_count(c.num_local_experts)
+        writer.add_expert_used_count(c.num_experts_per_tok)
+    if vocabulary:
+        tokens = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), "▁"]
+        tokens += [chr(0x4E00 + i) for i in range(c.vocab_size - len(tokens))]
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(tokens)
+        writer.add_token_scores([0.0] * len(tokens))
+        writer.add_token_types([2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 259))
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        writer.add_unk_token_id(0)
+
+
 class Tiny:
     """A tiny model and ways to write it; `tensors` are the canonical ones a reader must find."""
 
@@ -123,6 +241,46 @@ class Tiny:
         named = mistral_tensors(self.config, self.tensors)
         params = config_to_params(self.config)
         return self._write(name, "consolidated", "params.json", params, named, n_files, index, edit)
+
+    def gguf(
+        self,
+        name: str = "model",
+        *,
+        kind: str = "F32",
+        experts: str = "merged",
+        n_files: int = 1,
+        edit: Callable[[dict[str, Any]], None] | None = None,
+        keys: dict[str, Any] | None = None,
+        vocabulary: bool = False,
+    ) -> tuple[Path, Tensors]:
+        """A file by the gguf package's own writer, and the canonical tensors that it stands for, as float32."""
+        named = gguf_tensors(self.config, self.tensors, experts)
+        if edit is not None:
+            edit(named)
+        blocks = {key: to_blocks(value, kind) for key, value in named.items()}
+        paths = [self.root / f"{name}.gguf"]
+        if n_files > 1:
+            paths = [self.root / f"{name}-{i + 1:05}-of-{n_files:05}.gguf" for i in range(n_files)]
+        for i, path in enumerate(paths):
+            writer = gguf.GGUFWriter(path, "llama")
+            if i == 0:
+                add_gguf_keys(writer, self.config, vocabulary)
+                for key, value in (keys or {}).items():
+                    getattr(writer, f"add_{value[0]}")(key, value[1])
+            if n_files > 1:
+                writer.add_uint16("split.no", i)
+                writer.add_uint16("split.count", n_files)
+                writer.add_int32("split.tensors.count", len(blocks))
+            for key, (raw, raw_type) in list(blocks.items())[i::n_files]:
+                writer.add_tensor(key, raw, raw_dtype=raw_type)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+        if edit is not None:
+            return paths[0], {}
+        numbers = {key: torch.from_numpy(gguf.dequantize(*value).astype(np.float32)) for key, value in blocks.items()}
+        return paths[0], from_gguf(self.config, numbers, experts)
 
     def _write(
         self,
