@@ -1,0 +1,140 @@
+// The Python module `coterie._native`. Memory comes as addresses: kernels/cpu.py, its only importer, has checked shapes,
+// types and contiguity and keeps the tensors alive.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>  // of names
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include <unistd.h>
+
+#include "packed.h"
+#include "threads.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace coterie {
+
+namespace {
+
+struct Choice { const char* name; const Kernels* kernels; bool bf16; };
+
+std::vector<Choice> supported() {  // the fastest first
+  std::vector<Choice> found;
+#if defined(COTERIE_X86)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool vnni = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+  if (vnni && __builtin_cpu_supports("avx512bf16")) found.push_back({"avx512bf16", &kernels_avx512, true});
+  if (vnni) found.push_back({"avx512vnni", &kernels_avx512, false});
+  if (avx2) found.push_back({"avx2", &kernels_avx2, false});
+#elif defined(COTERIE_ARM)
+  found.push_back({"neon", &kernels_neon, false});
+#endif
+  found.push_back({"portable", &kernels_portable, false});
+  return found;
+}
+
+Choice chosen{};
+
+void choose(const Choice& choice) { chosen = choice, use_bf16_instructions = choice.bf16; }
+
+std::unique_ptr<Pool> pool;
+pid_t owner = 0;
+int n_threads = 1;
+
+Pool& the_pool() {  // a forked child has none of its parent's threads
+  if (!pool || owner != getpid() || pool->size() != n_threads) {
+    if (owner != getpid()) pool.release();
+    pool = std::make_unique<Pool>(n_threads);
+    owner = getpid();
+  }
+  return *pool;
+}
+
+// Runs a call of the chosen kernels: one at a time, without Python's lock.
+template <class Call> void run(void (*Kernels::*kernel)(Pool&, const Call&), const Call& call) {
+  nb::gil_scoped_release unlocked;
+  static std::mutex one_at_a_time;
+  std::lock_guard<std::mutex> lock(one_at_a_time);
+  (chosen.kernels->*kernel)(the_pool(), call);
+}
+
+struct Matrices { std::vector<Matrix> all; };
+
+struct Experts { std::vector<Matrix> gate_up, down; };
+
+void* address(uintptr_t p) { return (void*)p; }
+
+}  // namespace
+
+}  // namespace coterie
+
+NB_MODULE(_native, m) {
+  using namespace coterie;
+  choose(supported().front());
+
+  m.def("names", [] {
+    std::vector<std::string> names;
+    for (const Choice& c : supported()) names.emplace_back(c.name);
+    return names;
+  });
+  m.def("chosen", [] { return std::string(chosen.name); });
+  m.def("choose", [](const std::string& name) {
+    for (const Choice& c : supported())
+      if (name == c.name) return choose(c);
+    throw nb::value_error(name.c_str());
+  });
+  m.def("set_threads", [](int n) { n_threads = n; });
+  m.def("threads", [] { return n_threads; });
+
+  nb::class_<Format>(m, "Format")
+      .def("__init__", [](Format* f, int bits, int unit, int group_units, int scales) { new (f) Format{bits, unit, group_units, (Scales)scales}; });
+  m.def("packed_bytes", &packed_bytes);
+
+  nb::class_<Matrix>(m, "Matrix")
+      .def("__init__",
+           [](Matrix* x, int layout, const Format& format, int64_t N, int64_t K, uintptr_t data, int64_t half, uintptr_t up, int64_t head_rows) {
+             new (x) Matrix{(Layout)layout, format, N, K, (const uint8_t*)data, half, (const uint8_t*)up, head_rows};
+           },
+           "layout"_a, "format"_a, "N"_a, "K"_a, "data"_a, "half"_a = 0, "up"_a = 0, "head_rows"_a = 0);
+  nb::class_<Experts>(m, "Experts").def(nb::init<>()).def("append", [](Experts& e, const Matrix& gate_up, const Matrix& down) {
+    e.gate_up.push_back(gate_up);
+    e.down.push_back(down);
+  });
+  nb::class_<Matrices>(m, "Matrices").def(nb::init<>()).def("append", [](Matrices& v, const Matrix& x) { v.all.push_back(x); });
+
+  m.def("linear", [](const Matrices& matrices, uintptr_t x, int x_type, int64_t T, int64_t x_stride, uintptr_t norm, int norm_type,
+                     float eps, uintptr_t out, int out_type, int64_t out_stride) {
+    run(&Kernels::linear, LinearCall{address(x), (Type)x_type, T, x_stride, {address(norm), (Type)norm_type, eps}, matrices.all.data(),
+                                     (int)matrices.all.size(), address(out), (Type)out_type, out_stride});
+  });
+  m.def("experts", [](const Experts& e, uintptr_t x, int type, int64_t T, int64_t D, int64_t F, uintptr_t ids, uintptr_t weights, int64_t S, uintptr_t out) {
+    run(&Kernels::experts, ExpertsCall{address(x), (Type)type, T, D, F, (const int32_t*)ids, (const float*)weights, S, e.gate_up.data(),
+                                       e.down.data(), (int64_t)e.down.size(), address(out)});
+  });
+  m.def("attention", [](uintptr_t qkv, int type, int64_t T, int64_t H, int64_t G, int64_t P, uintptr_t cos, uintptr_t sin, uintptr_t k, uintptr_t v,
+                        int cache_type, int64_t n_places, uintptr_t sequences, int64_t B, int64_t window, float scale, uintptr_t out) {
+    run(&Kernels::attention, AttentionCall{address(qkv), (Type)type, T, H, G, P, (const float*)cos, (const float*)sin, address(k), address(v),
+                                           (Type)cache_type, n_places, (const int64_t*)sequences, B, window, scale, address(out)});
+  });
+  m.def("route", [](uintptr_t x, int type, int64_t T, int64_t D, uintptr_t weight, int64_t E, int64_t S, bool renormalise, uintptr_t ids,
+                    uintptr_t weights, uintptr_t logits) {
+    run(&Kernels::route, RouteCall{address(x), (Type)type, T, D, (const float*)weight, E, S, renormalise, (int32_t*)ids, (float*)weights, (float*)logits});
+  });
+  m.def("norm", [](uintptr_t x, int type, int64_t T, int64_t D, uintptr_t weight, int weight_type, float eps, uintptr_t out) {
+    run(&Kernels::norm, NormCall{address(x), (Type)type, T, D, {address(weight), (Type)weight_type, eps}, address(out)});
+  });
+  m.def("add", [](uintptr_t a, uintptr_t b, int type, int64_t n, uintptr_t out) { run(&Kernels::add, AddCall{address(a), address(b), (Type)type, n, address(out)}); });
+  m.def("embed", [](const Matrix& table, uintptr_t ids, int64_t T, uintptr_t out, int type) {
+    run(&Kernels::embed, EmbedCall{(const int64_t*)ids, T, table, address(out), (Type)type});
+  });
+  m.def("repack", [](const Matrix& from, uintptr_t out) {
+    nb::gil_scoped_release unlocked;
+    repack(the_pool(), from, (uint8_t*)out);
+  });
+}

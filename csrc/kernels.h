@@ -1,0 +1,120 @@
+// The kernels' whole interface: what a matrix is, and every entry point with its shapes. No torch, no Python.
+//
+// Shapes: T rows (tokens), N outputs and K inputs of a matrix (y = x W^T), D model width, F expert width, E experts,
+// S slots (experts of a token), H query heads, G key/value heads, P head width, B sequences, L new rows of one.
+//
+// The promise: a row's results have the same bits whatever other rows are in the call, however many threads work, and
+// however a prompt is cut into calls. Sums of integers are exact; a floating sum runs over k upwards, one lane an output.
+#pragma once
+
+#include <cstdint>
+
+namespace coterie {
+
+class Pool;
+
+enum class Type : int { F32 = 0, F16 = 1, BF16 = 2 };  // of activations, norms, keys and values
+
+enum class Scales : int { F16 = 0, F16_OFFSET = 1, SUPER = 2, SUPER_MIN = 3, SUPER_NIBBLE = 4 };
+
+// Of weights that are packed as docs/packed.md states: `bits` an unsigned value, one scale for `unit` · `group_units` of
+// them. All zero for weights that are plain rows.
+struct Format {
+  int bits = 0, unit = 0, group_units = 0;
+  Scales scales = Scales::F16;
+};
+
+enum class Layout : int {
+  ROWS_F32 = 0, ROWS_F16 = 1, ROWS_BF16 = 2,  // row-major numbers
+  PACKED = 3,                                  // panels of 16 outputs, interleaved
+  GGML = 4,                                    // rows of a GGUF file's blocks; `format` says which
+};
+
+struct Matrix {
+  Layout layout = Layout::ROWS_F32;
+  Format format;
+  int64_t N = 0, K = 0;
+  const uint8_t* data = nullptr;
+  // Rows of gate and up: their panels alternate. PACKED ones lie so; of other layouts `half` is F, gate's rows are at
+  // `data` and up's at `up`.
+  int64_t half = 0;
+  const uint8_t* up = nullptr;
+  int64_t head_rows = 0;  // GGML: the file interleaves the rows of heads of so many (0, P/2, 1, P/2 + 1 ...)
+};
+
+struct Norm {  // RMSNorm of each row before a product; weight null: none
+  const void* weight = nullptr;
+  Type type = Type::F32;
+  float eps = 0;
+};
+
+// out [T, sum of N] = norm(x) [T, K] · matrices^T, side by side
+struct LinearCall {
+  const void* x; Type x_type; int64_t T, x_stride;
+  Norm norm;
+  const Matrix* matrices; int n_matrices;
+  void* out; Type out_type; int64_t out_stride;
+};
+
+// out [T, D] = sum over slots 0..S-1, in that order, of weight · down(silu(gate(x)) · up(x)); an id of -1 adds nothing
+struct ExpertsCall {
+  const void* x; Type type; int64_t T, D, F;
+  const int32_t* ids; const float* weights; int64_t S;  // [T, S]
+  const Matrix* gate_up; const Matrix* down; int64_t E;  // one of each an expert
+  void* out;
+};
+
+// qkv [T, (H + 2G)·P] -> out [T, H·P]. Queries and keys are turned by cos, sin [T, P] (sin signed for half-split rows);
+// keys and values go to places [slots, n_places, G, P] of the cache, position p at place p % n_places where there is a
+// window; a query at position i sees keys i - window + 1 .. i.
+struct AttentionCall {
+  const void* qkv; Type type; int64_t T, H, G, P;
+  const float* cos; const float* sin;
+  void* k; void* v; Type cache_type; int64_t n_places;
+  const int64_t* sequences; int64_t B;  // [B, 3]: slot, first position, number of new rows
+  int64_t window;                       // 0: none
+  float scale;
+  void* out;
+};
+
+// logits [T, E] = x · weight^T in float32; the S largest, lowest id first among equals; weights: softmax over those S,
+// or over all E where `renormalise` is false
+struct RouteCall {
+  const void* x; Type type; int64_t T, D;
+  const float* weight; int64_t E, S; bool renormalise;
+  int32_t* ids; float* weights; float* logits;
+};
+
+struct NormCall { const void* x; Type type; int64_t T, D; Norm norm; void* out; };
+struct AddCall { const void* a; const void* b; Type type; int64_t n; void* out; };
+struct EmbedCall { const int64_t* ids; int64_t T; Matrix table; void* out; Type type; };
+
+// bf16 weights meet rows rounded to bf16 in the processor's own instruction; false: they are widened to float32.
+extern bool use_bf16_instructions;
+
+struct Kernels {  // one table an instruction set
+  void (*linear)(Pool&, const LinearCall&);
+  void (*experts)(Pool&, const ExpertsCall&);
+  void (*attention)(Pool&, const AttentionCall&);
+  void (*route)(Pool&, const RouteCall&);
+  void (*norm)(Pool&, const NormCall&);
+  void (*add)(Pool&, const AddCall&);
+  void (*embed)(Pool&, const EmbedCall&);
+};
+
+extern const Kernels kernels_portable;
+#if defined(COTERIE_X86)
+extern const Kernels kernels_avx2, kernels_avx512;  // the last for products of bf16, if `use_bf16_instructions`
+#elif defined(COTERIE_ARM)
+extern const Kernels kernels_neon;
+#endif
+
+// Bytes of a packed matrix [N, K].
+int64_t packed_bytes(const Format&, int64_t N, int64_t K);
+
+// Rows of GGUF blocks into the packed layout, losslessly: `from` is GGML, `out` has room for the packed bytes.
+void repack(Pool&, const Matrix& from, uint8_t* out);
+// One block of n inputs from k on of one panel of it.
+void repack_block(const Matrix& from, int64_t panel, int64_t k, int64_t n, uint8_t* out);
+
+}  // namespace coterie

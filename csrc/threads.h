@@ -1,0 +1,63 @@
+// A pool of threads that share the work of a call: chunks are taken one at a time, so none waits for a slow one.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace coterie {
+
+class Pool {
+ public:
+  explicit Pool(int n_threads);
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  int size() const { return n_threads_; }
+
+  // body(begin, end, thread) for ranges of at most `chunk` that cover 0..n-1; returns when all are done.
+  template <class Body> void run(int64_t n, int64_t chunk, Body&& body) {
+    if (n <= 0) return;
+    if (n <= chunk || n_threads_ == 1) {
+      body((int64_t)0, n, 0);
+      return;
+    }
+    run_all(n, chunk, [](void* b, int64_t begin, int64_t end, int thread) { (*(Body*)b)(begin, end, thread); }, &body);
+  }
+
+  // Memory of a thread that stays for the next call; one piece for each `kind`.
+  uint8_t* scratch(int thread, int kind, int64_t bytes);
+  // One caller at a time; the call of a Python thread that finds it taken waits.
+  std::mutex caller;
+
+ private:
+  using Invoke = void (*)(void*, int64_t, int64_t, int);
+  struct Scratch { uint8_t* data = nullptr; int64_t bytes = 0; };
+  static constexpr int N_KINDS = 8;
+
+  void run_all(int64_t n, int64_t chunk, Invoke invoke, void* body);
+  void work(int thread);
+  void loop(int thread);
+
+  int n_threads_;
+  std::vector<std::thread> threads_;
+  std::vector<Scratch> scratch_;
+  // the job: written before `generation_` changes
+  int64_t n_ = 0, chunk_ = 1;
+  Invoke invoke_ = nullptr;
+  void* body_ = nullptr;
+  alignas(64) std::atomic<int64_t> next_{0};
+  alignas(64) std::atomic<uint64_t> generation_{0};
+  alignas(64) std::atomic<int> n_busy_{0};
+  std::atomic<bool> stops_{false};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::atomic<int> n_asleep_{0};
+};
+
+}  // namespace coterie
