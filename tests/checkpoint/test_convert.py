@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from coterie.checkpoint import pieces
+from coterie.checkpoint import convert_plan, pieces
 from coterie.checkpoint.convert import convert
 from coterie.checkpoint.folder import open_checkpoint
 from coterie.errors import CheckpointError, ConfigError, RequestError, ResourceError
@@ -14,7 +14,7 @@ from coterie.errors import CheckpointError, ConfigError, RequestError, ResourceE
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    monkeypatch.setattr("coterie.checkpoint.convert.cut", lambda entry, place: pieces.cut(entry, place, 64))
+    monkeypatch.setattr(convert_plan, "cut", lambda entry, place, **kw: pieces.cut(entry, place, 64, **kw))
 
 
 def weights(folder):

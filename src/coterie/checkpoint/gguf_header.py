@@ -21,13 +21,13 @@ import numpy as np
 from coterie.errors import CheckpointError
 from coterie.quant.ggml_blocks import GGML_TYPES, GgmlType
 
-__all__ = ["MAGIC", "VALUE_TYPES", "Header", "TensorInfo", "parse_header"]
+__all__ = ["MAGIC", "NUMBER_FORMATS", "VALUE_TYPES", "Header", "TensorInfo", "parse_header"]
 
 MAGIC = b"GGUF"
 VALUE_TYPES = ("u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64")
-_FORMATS = {"u8": "B", "i8": "b", "u16": "H", "i16": "h", "u32": "I", "i32": "i", "f32": "f", "bool": "B", "u64": "Q",
-            "i64": "q", "f64": "d"}  # fmt: skip
-_NUMBERS = {name: struct.Struct("<" + code) for name, code in _FORMATS.items()}
+NUMBER_FORMATS = {"u8": "B", "i8": "b", "u16": "H", "i16": "h", "u32": "I", "i32": "i", "f32": "f", "bool": "B",
+                  "u64": "Q", "i64": "q", "f64": "d"}  # fmt: skip
+_NUMBERS = {name: struct.Struct("<" + code) for name, code in NUMBER_FORMATS.items()}
 _BY_NUMBER = {t.number: t for t in GGML_TYPES.values()}
 _UNREAD = {4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S",
            20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64",
@@ -168,7 +168,7 @@ def _array(cursor: _Cursor, key: str) -> Any:
         raise cursor.wrong(f"{what} holds arrays, which no model's does")
     if kind != "string":
         numbers = cursor.take(n * _NUMBERS[kind].size, what)
-        return np.frombuffer(numbers, np.dtype(_FORMATS[kind]).newbyteorder("<")).copy()
+        return np.frombuffer(numbers, np.dtype(NUMBER_FORMATS[kind]).newbyteorder("<")).copy()
     if n > (cursor.end - cursor.at) // 8:
         raise cursor.wrong(f"{what} should have {n:,} strings at byte {cursor.at:,}, and the file has {cursor.end:,}")
     return _strings(cursor, n, what)

@@ -19,7 +19,7 @@ from coterie.checkpoint.safetensors import ITEM_BITS, Entry
 from coterie.errors import CheckpointError
 from coterie.quant.ggml_blocks import GGML_TYPES
 
-__all__ = ["PIECE_BYTES", "Files", "Piece", "cut", "half_split", "interleave"]
+__all__ = ["PIECE_BYTES", "Files", "Piece", "cut", "half_split", "interleave", "n_bytes"]
 
 PIECE_BYTES = 8 << 20
 _AHEAD = 512 << 10  # bytes; one request for more than the disk's largest transfer is shortened to that
@@ -48,13 +48,14 @@ class Piece:
         return _n_elements(self.entry.dtype, self.nbytes)
 
 
-def cut(entry: Entry, place: Place, piece_bytes: int = PIECE_BYTES) -> Iterator[Piece]:
+def cut(entry: Entry, place: Place, piece_bytes: int = PIECE_BYTES, *, multiple: int = 1) -> Iterator[Piece]:
     """The pieces of a tensor in file order; of interleaved rows each is a whole number of heads (at least one).
 
-    Those of a quantised tensor are whole blocks, and as many bytes as `piece_bytes` when they are float32.
+    Those of a quantised tensor are whole blocks, and as many bytes as `piece_bytes` when they are float32. But for the
+    last, each has a `multiple` of elements.
     """
     n, block_bytes = _block(entry.dtype)
-    unit = entry.nbytes // place.n_heads if place.n_heads else block_bytes
+    unit = entry.nbytes // place.n_heads if place.n_heads else block_bytes * max(1, multiple // n)
     piece_bytes = piece_bytes if n == 1 else piece_bytes * block_bytes // (4 * n)
     step = max(unit, piece_bytes // unit * unit)
     for start in range(0, entry.nbytes, step):
@@ -66,6 +67,13 @@ def _block(dtype: str) -> tuple[int, int]:
     if dtype in GGML_TYPES:
         return GGML_TYPES[dtype].size, GGML_TYPES[dtype].nbytes
     return 1, ITEM_BITS[dtype] // 8
+
+
+def n_bytes(dtype: str, n_elements: int) -> int:
+    """Bytes of so many elements, which are whole blocks, of a type."""
+    n, block_bytes = _block(dtype)
+    assert n_elements % n == 0, f"{n_elements} elements are no whole blocks of {dtype}"
+    return n_elements // n * block_bytes
 
 
 def _n_elements(dtype: str, n_bytes: int) -> int:

@@ -5,6 +5,7 @@ merges; the pattern that cuts text into words is not in the file but named by `t
 this family's models are known here. Whether a text begins with a BOS is not asked of the file: it does, as everywhere.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from coterie.tokenizer.protocol import Tokenizer
 from coterie.tokenizer.sentencepiece import SentencePieceTokenizer
 from coterie.tokenizer.sentencepiece_build import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, build_model
 
-__all__ = ["gguf_tokenizer"]
+__all__ = ["PATTERNS", "gguf_tokenizer", "vocabulary_files"]
 
 _KEY = "tokenizer.ggml."
 _LLAMA3 = (
@@ -26,7 +27,7 @@ _TEKKEN = (
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_PATTERNS = {"llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3, "tekken": _TEKKEN}
+PATTERNS = {"llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3, "tekken": _TEKKEN}
 _DEFAULT_IDS = {"unknown": 0, "bos": 1, "eos": 2}  # llama.cpp's, where a file does not say
 
 
@@ -40,26 +41,49 @@ def gguf_tokenizer(metadata: Mapping[str, Any], source: str) -> Tokenizer | None
     tokens = metadata.get(f"{_KEY}tokens")
     if not isinstance(tokens, list) or not tokens or not all(isinstance(t, bytes) for t in tokens):
         raise TokenizerError(f"{source}: {_KEY}tokens is missing or no list of strings")
-    return (_sentencepiece if kind == "llama" else _byte_level)(metadata, tokens, source)
+    where = f"{source} (vocabulary)"
+    if kind == "llama":
+        return SentencePieceTokenizer(_sentencepiece(metadata, tokens, source), source=where)
+    content, special = _byte_level(metadata, tokens, source)
+    return HuggingFaceTokenizer(content, source=where, special=special)
 
 
-def _sentencepiece(metadata: Mapping[str, Any], tokens: list[bytes], source: str) -> Tokenizer:
+def vocabulary_files(metadata: Mapping[str, Any], source: str) -> dict[str, bytes]:
+    """The same as the files that a model folder has: name -> contents; with the chat template, where there is one."""
+    files: dict[str, bytes] = {}
+    tokens, template = metadata.get(f"{_KEY}tokens"), metadata.get("tokenizer.chat_template")
+    if gguf_tokenizer(metadata, source) is not None and isinstance(tokens, list):
+        if metadata[f"{_KEY}model"] == "llama":
+            files["tokenizer.model"] = _sentencepiece(metadata, tokens, source)
+        else:
+            content, special = _byte_level(metadata, tokens, source)
+            settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **special}
+            files["tokenizer.json"] = json.dumps(content, ensure_ascii=False).encode()
+            files["tokenizer_config.json"] = json.dumps(settings, ensure_ascii=False, indent=2).encode()
+    if isinstance(template, str):
+        files["chat_template.jinja"] = template.encode()
+    return files
+
+
+def _sentencepiece(metadata: Mapping[str, Any], tokens: list[bytes], source: str) -> bytes:
+    """The SentencePiece model file that the keys stand for."""
     scores = _numbers(metadata, "scores", len(tokens), source)
     if scores is None:
         raise TokenizerError(f"{source}: {_KEY}scores is missing, and without it a SentencePiece vocabulary is no good")
     types = _types(metadata, tokens, source)
     special = _special(metadata, tokens, types, source)
     charsmap = metadata.get(f"{_KEY}precompiled_charsmap")
-    data = build_model(
+    if charsmap is not None and (not hasattr(charsmap, "tobytes") or charsmap.itemsize != 1):
+        raise TokenizerError(f"{source}: {_KEY}precompiled_charsmap is no list of bytes")
+    return build_model(
         tokens,
         scores,
         types,
         special,
         add_dummy_prefix=metadata.get(f"{_KEY}add_space_prefix") is not False,
         remove_extra_whitespaces=metadata.get(f"{_KEY}remove_extra_whitespaces") is True,
-        charsmap=b"" if charsmap is None else bytes(charsmap),
+        charsmap=b"" if charsmap is None else charsmap.tobytes(),
     )
-    return SentencePieceTokenizer(data, source=f"{source} (vocabulary)")
 
 
 def _types(metadata: Mapping[str, Any], tokens: list[bytes], source: str) -> list[int]:
@@ -90,12 +114,13 @@ def _special(metadata: Mapping[str, Any], tokens: list[bytes], types: list[int],
     return found
 
 
-def _byte_level(metadata: Mapping[str, Any], tokens: list[bytes], source: str) -> Tokenizer:
+def _byte_level(metadata: Mapping[str, Any], tokens: list[bytes], source: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The tokenizer.json that the keys stand for, and the names of its special tokens."""
     pre, merges = metadata.get(f"{_KEY}pre"), metadata.get(f"{_KEY}merges")
-    if not isinstance(pre, str) or pre not in _PATTERNS:
+    if not isinstance(pre, str) or pre not in PATTERNS:
         raise TokenizerError(
-            f"{source}: {_KEY}pre is {str(pre)[:40]!r}, which is not known; expected one of {', '.join(_PATTERNS)}"
-            f"{nearest(str(pre), _PATTERNS)}"
+            f"{source}: {_KEY}pre is {str(pre)[:40]!r}, which is not known; expected one of {', '.join(PATTERNS)}"
+            f"{nearest(str(pre), PATTERNS)}"
         )
     if not isinstance(merges, list):
         raise TokenizerError(f"{source}: {_KEY}merges is missing")
@@ -115,7 +140,7 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[bytes], source: str) -
         "pre_tokenizer": {
             "type": "Sequence",
             "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": _PATTERNS[pre]}, "behavior": "Isolated", "invert": False},
+                {"type": "Split", "pattern": {"Regex": PATTERNS[pre]}, "behavior": "Isolated", "invert": False},
                 {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
             ],
         },
@@ -129,7 +154,7 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[bytes], source: str) -
     }
     ids = {key: metadata.get(f"{_KEY}{key}_token_id") for key in ("bos", "eos")}
     special = {f"{k}_token": texts[i] for k, i in ids.items() if isinstance(i, int) and 0 <= i < len(texts)}
-    return HuggingFaceTokenizer(content, source=f"{source} (vocabulary)", special=special)
+    return content, special
 
 
 def _numbers(metadata: Mapping[str, Any], key: str, n: int, source: str) -> list[Any] | None:

@@ -49,6 +49,11 @@ class HuggingFaceTokenizer:
         self.bos_id: int | None = self.control_id(names["bos_token"])
         self.eos_id: int | None = self.control_id(names["eos_token"])
 
+    @property
+    def content(self) -> Mapping[str, Any]:
+        """The parsed file, marks among the added tokens made special."""
+        return self._content
+
     def encode(self, text: str, *, bos: bool = False) -> list[int]:
         """The ids of `text`, after one BOS with `bos`; the file's own post-processor is not asked."""
         ids: list[int] = self._model.encode(check_text(text), add_special_tokens=False).ids

@@ -11,7 +11,7 @@ import sentencepiece
 
 from coterie.errors import TokenizerError
 from coterie.tokenizer.protocol import check_ids, check_text
-from coterie.tokenizer.sentencepiece_file import checked_model
+from coterie.tokenizer.sentencepiece_file import SentencePieceFile, checked_model, read_model
 
 __all__ = ["SentencePieceTokenizer"]
 
@@ -51,6 +51,15 @@ class SentencePieceTokenizer:
         self.vocab_size: int = max([self.n_pieces - 1, *self._added_text]) + 1
         self.bos_id = self._special_id("bos_token", special, self._model.bos_id())
         self.eos_id = self._special_id("eos_token", special, self._model.eos_id())
+
+    @property
+    def added(self) -> dict[str, int]:
+        """Control tokens that are not in the model file."""
+        return dict(self._added)
+
+    def contents(self) -> SentencePieceFile:
+        """What the model file holds, marks made control tokens."""
+        return read_model(self._model.serialized_model_proto(), "the vocabulary")
 
     def encode(self, text: str, *, bos: bool = False) -> list[int]:
         """The ids of `text`, after one BOS with `bos`."""

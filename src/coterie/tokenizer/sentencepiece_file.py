@@ -6,16 +6,61 @@ mark of a chat form (`<|im_start|>`) put into the file that way could be typed b
 Field numbers are sentencepiece_model.proto's: 1 piece (1 text, 2 score, 3 type), 2 trainer settings, 3 normaliser.
 """
 
+import struct
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from coterie.errors import TokenizerError
 from coterie.tokenizer.marks import is_mark
 
-__all__ = ["checked_model"]
+__all__ = ["SentencePieceFile", "checked_model", "read_model"]
 
 _PIECE, _TRAINER, _NORMALIZER = 1, 2, 3
+_BPE = 2
 _USER_DEFINED = b"\x18\x04"  # field 3, a varint: 4
 _CONTROL = 3
+
+
+@dataclass
+class SentencePieceFile:
+    """What a model file holds: for each piece its text, score and type, and the settings that encoding depends on."""
+
+    pieces: list[bytes] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    types: list[int] = field(default_factory=list)
+    is_bpe: bool = False
+    add_dummy_prefix: bool = True
+    remove_extra_whitespaces: bool = True
+    charsmap: bytes = b""
+
+
+def read_model(data: bytes, source: str) -> SentencePieceFile:
+    """The contents of a model file; `TokenizerError` where it is cut off."""
+    found = SentencePieceFile()
+    for number, start, end in _fields(data, source):
+        if number == _PIECE:
+            text, score, kind = b"", 0.0, 1
+            for inner, at, stop in _fields(data, source, start, end):
+                if inner == 1:
+                    text = data[at:stop]
+                elif inner == 2 and stop - at == 4:
+                    score = struct.unpack_from("<f", data, at)[0]
+                elif inner == 3:
+                    kind = data[at]
+            found.pieces.append(text)
+            found.scores.append(score)
+            found.types.append(kind)
+        elif number == _TRAINER:
+            found.is_bpe = any(n == 3 and data[at] == _BPE for n, at, _ in _fields(data, source, start, end))
+        elif number == _NORMALIZER:
+            for inner, at, stop in _fields(data, source, start, end):
+                if inner == 2:
+                    found.charsmap = data[at:stop]
+                elif inner == 3:
+                    found.add_dummy_prefix = data[at] != 0
+                elif inner == 4:
+                    found.remove_extra_whitespaces = data[at] != 0
+    return found
 
 
 def checked_model(data: bytes, source: str) -> bytes:

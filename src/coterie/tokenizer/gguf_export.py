@@ -1,0 +1,108 @@
+"""A tokenizer as the keys of a GGUF file, from which llama.cpp makes the same ids. `gguf.py` is the way back."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from coterie.errors import TokenizerError
+from coterie.tokenizer.gguf import PATTERNS
+from coterie.tokenizer.huggingface import HuggingFaceTokenizer
+from coterie.tokenizer.protocol import Tokenizer
+from coterie.tokenizer.sentencepiece import SentencePieceTokenizer
+from coterie.tokenizer.sentencepiece_build import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
+
+__all__ = ["vocabulary_keys"]
+
+_KEY = "tokenizer.ggml."
+_PAD_SCORE = -10000.0
+Keys = dict[str, tuple[str, Any]]
+
+
+def vocabulary_keys(
+    tokenizer: Tokenizer | None,
+    template: str | None,
+    *,
+    vocab_size: int,
+    bos_id: int | None = None,
+    eos_ids: Sequence[int] = (),
+) -> Keys:
+    """Key -> (type, value). Rows of the embedding beyond the vocabulary get unused tokens, as llama.cpp wants one each.
+
+    Raises `TokenizerError` for a kind of tokenizer that a GGUF file cannot hold exactly.
+    """
+    if tokenizer is None:
+        return {f"{_KEY}model": ("string", "none")}
+    if tokenizer.vocab_size > vocab_size:
+        raise TokenizerError(f"the tokenizer has {tokenizer.vocab_size} tokens, and the model {vocab_size} embeddings")
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        keys = _sentencepiece(tokenizer, vocab_size)
+    elif isinstance(tokenizer, HuggingFaceTokenizer):
+        keys = _byte_level(tokenizer, vocab_size)
+    else:
+        raise _unknown(tokenizer)
+    bos_id = tokenizer.bos_id if bos_id is None else bos_id
+    ends = list(eos_ids) or [i for i in (tokenizer.eos_id,) if i is not None]
+    for name, token_id in (("bos", bos_id), *zip(("eos", "eot", "eom"), ends, strict=False)):
+        if token_id is not None:
+            keys[f"{_KEY}{name}_token_id"] = ("u32", token_id)
+    keys[f"{_KEY}add_bos_token"] = ("bool", bos_id is not None)
+    keys[f"{_KEY}add_eos_token"] = ("bool", False)
+    if template is not None:
+        keys["tokenizer.chat_template"] = ("string", template)
+    return keys
+
+
+def _sentencepiece(tokenizer: SentencePieceTokenizer, vocab_size: int) -> Keys:
+    found = tokenizer.contents()
+    if not found.is_bpe:
+        raise TokenizerError("the tokenizer is a SentencePiece model of another kind than BPE, which is not written")
+    added = {i: text for text, i in tokenizer.added.items()}
+    tokens, scores, types = found.pieces, found.scores, found.types
+    for i in range(len(tokens), vocab_size):
+        tokens.append(added.get(i, f"[PAD{i}]").encode())
+        scores.append(_PAD_SCORE)
+        types.append(CONTROL if i in added else UNUSED)
+    keys: Keys = {
+        f"{_KEY}model": ("string", "llama"),
+        f"{_KEY}pre": ("string", "default"),
+        f"{_KEY}tokens": ("array string", tokens),
+        f"{_KEY}scores": ("array f32", scores),
+        f"{_KEY}token_type": ("array i32", types),
+        f"{_KEY}unknown_token_id": ("u32", types.index(UNKNOWN)),
+        f"{_KEY}add_space_prefix": ("bool", found.add_dummy_prefix),
+    }
+    if found.remove_extra_whitespaces:
+        keys[f"{_KEY}remove_extra_whitespaces"] = ("bool", True)
+    if found.charsmap:
+        keys[f"{_KEY}precompiled_charsmap"] = ("array u8", list(found.charsmap))
+    return keys
+
+
+def _byte_level(tokenizer: HuggingFaceTokenizer, vocab_size: int) -> Keys:
+    content = tokenizer.content
+    model, pre = content.get("model"), content.get("pre_tokenizer")
+    parts = pre.get("pretokenizers") if isinstance(pre, dict) else None
+    first = parts[0] if isinstance(parts, list) and len(parts) == 2 and isinstance(parts[0], dict) else {}
+    pattern = (first.get("pattern") or {}).get("Regex")
+    name = next((name for name, known in PATTERNS.items() if known == pattern), None)
+    if not isinstance(model, dict) or model.get("type") != "BPE" or name is None or content.get("normalizer"):
+        raise _unknown(tokenizer)
+    texts, types = [f"[PAD{i}]" for i in range(vocab_size)], [UNUSED] * vocab_size
+    for text, i in model["vocab"].items():
+        texts[i], types[i] = text, NORMAL
+    for token in content["added_tokens"]:
+        texts[token["id"]], types[token["id"]] = token["content"], CONTROL if token["special"] else USER_DEFINED
+    merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    return {
+        f"{_KEY}model": ("string", "gpt2"),
+        f"{_KEY}pre": ("string", name),
+        f"{_KEY}tokens": ("array string", [text.encode() for text in texts]),
+        f"{_KEY}token_type": ("array i32", types),
+        f"{_KEY}merges": ("array string", [m.encode() for m in merges]),
+    }
+
+
+def _unknown(tokenizer: Tokenizer) -> TokenizerError:
+    return TokenizerError(
+        f"the tokenizer ({tokenizer.kind}) is of a kind that cannot be written into a GGUF file exactly; expected a "
+        "SentencePiece model (tokenizer.model), or a byte-level tokenizer.json of Llama 3 or Mistral"
+    )
