@@ -100,9 +100,11 @@ def _special(metadata: Mapping[str, Any], tokens: list[bytes], types: list[int],
     found: dict[str, int] = {}
     for key, name in (("unknown", "unk"), ("bos", "bos"), ("eos", "eos"), ("padding", "pad")):
         token_id = metadata.get(f"{_KEY}{key}_token_id", _DEFAULT_IDS.get(key))
-        if token_id is not None and key in _DEFAULT_IDS and not 0 <= token_id < len(tokens):
-            raise TokenizerError(f"{source}: {_KEY}{key}_token_id is {token_id}, and there are {len(tokens)} tokens")
-        if token_id is not None and token_id not in found.values() and 0 <= token_id < len(tokens):
+        if token_id is None:
+            continue
+        if type(token_id) is not int or not 0 <= token_id < len(tokens):
+            raise TokenizerError(f"{source}: {_KEY}{key}_token_id is {token_id!r}, and there are {len(tokens)} tokens")
+        if token_id not in found.values():
             found[name] = token_id
     for i, kind in enumerate(types):
         if kind == UNKNOWN and i != found["unk"]:

@@ -6,9 +6,11 @@ from typing import Any
 from coterie.errors import TokenizerError
 from coterie.tokenizer.gguf import PATTERNS
 from coterie.tokenizer.huggingface import HuggingFaceTokenizer
+from coterie.tokenizer.mistral import TekkenTokenizer
 from coterie.tokenizer.protocol import Tokenizer
 from coterie.tokenizer.sentencepiece import SentencePieceTokenizer
 from coterie.tokenizer.sentencepiece_build import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
+from coterie.tokenizer.surface import byte_level_bytes
 
 __all__ = ["vocabulary_keys"]
 
@@ -37,6 +39,8 @@ def vocabulary_keys(
         keys = _sentencepiece(tokenizer, vocab_size)
     elif isinstance(tokenizer, HuggingFaceTokenizer):
         keys = _byte_level(tokenizer, vocab_size)
+    elif isinstance(tokenizer, TekkenTokenizer):
+        keys = _tekken(tokenizer, vocab_size)
     else:
         raise _unknown(tokenizer)
     bos_id = tokenizer.bos_id if bos_id is None else bos_id
@@ -82,19 +86,44 @@ def _byte_level(tokenizer: HuggingFaceTokenizer, vocab_size: int) -> Keys:
     model, pre = content.get("model"), content.get("pre_tokenizer")
     parts = pre.get("pretokenizers") if isinstance(pre, dict) else None
     first = parts[0] if isinstance(parts, list) and len(parts) == 2 and isinstance(parts[0], dict) else {}
-    pattern = (first.get("pattern") or {}).get("Regex")
-    name = next((name for name, known in PATTERNS.items() if known == pattern), None)
-    if not isinstance(model, dict) or model.get("type") != "BPE" or name is None or content.get("normalizer"):
+    if not isinstance(model, dict) or model.get("type") != "BPE" or content.get("normalizer"):
         raise _unknown(tokenizer)
+    name = _pattern_name((first.get("pattern") or {}).get("Regex"), tokenizer)
     texts, types = [f"[PAD{i}]" for i in range(vocab_size)], [UNUSED] * vocab_size
     for text, i in model["vocab"].items():
         texts[i], types[i] = text, NORMAL
     for token in content["added_tokens"]:
         texts[token["id"]], types[token["id"]] = token["content"], CONTROL if token["special"] else USER_DEFINED
-    merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    return _gpt2_keys(name, texts, types, [m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
+
+
+def _tekken(tokenizer: TekkenTokenizer, vocab_size: int) -> Keys:
+    """A tekken file has no merges: whichever two neighbours make the piece of lowest rank are merged."""
+    name = _pattern_name(tokenizer.pattern, tokenizer)
+    letters = {byte: letter for letter, byte in byte_level_bytes().items()}
+    contents = tokenizer.contents()
+    texts = [c if isinstance(c, str) else "".join(letters[b] for b in c) for c in contents]
+    types = [CONTROL if isinstance(c, str) else NORMAL for c in contents]
+    ids = {c: i for i, c in enumerate(contents)}
+    merges = []
+    for i, c in enumerate(contents):
+        pairs = [(ids[c[:at]], ids[c[at:]]) for at in range(1, len(c)) if c[:at] in ids and c[at:] in ids]
+        merges += [f"{texts[a]} {texts[b]}" for a, b in sorted(pairs) if types[i] == NORMAL]
+    pads = range(len(texts), vocab_size)
+    return _gpt2_keys(name, texts + [f"[PAD{i}]" for i in pads], types + [UNUSED for _ in pads], merges)
+
+
+def _pattern_name(pattern: Any, tokenizer: Tokenizer) -> str:
+    for name, known in PATTERNS.items():
+        if known == pattern:
+            return name
+    raise _unknown(tokenizer)
+
+
+def _gpt2_keys(pre: str, texts: list[str], types: list[int], merges: list[str]) -> Keys:
     return {
         f"{_KEY}model": ("string", "gpt2"),
-        f"{_KEY}pre": ("string", name),
+        f"{_KEY}pre": ("string", pre),
         f"{_KEY}tokens": ("array string", [text.encode() for text in texts]),
         f"{_KEY}token_type": ("array i32", types),
         f"{_KEY}merges": ("array string", [m.encode() for m in merges]),
@@ -104,5 +133,5 @@ def _byte_level(tokenizer: HuggingFaceTokenizer, vocab_size: int) -> Keys:
 def _unknown(tokenizer: Tokenizer) -> TokenizerError:
     return TokenizerError(
         f"the tokenizer ({tokenizer.kind}) is of a kind that cannot be written into a GGUF file exactly; expected a "
-        "SentencePiece model (tokenizer.model), or a byte-level tokenizer.json of Llama 3 or Mistral"
+        "SentencePiece model (tokenizer.model), a tekken file, or a byte-level tokenizer.json of Llama 3 or Mistral"
     )

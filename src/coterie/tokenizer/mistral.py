@@ -35,6 +35,19 @@ class TekkenTokenizer:
         self.bos_id: int | None = self.control_id("<s>")
         self.eos_id: int | None = self.control_id("</s>")
 
+    @property
+    def pattern(self) -> str:
+        """The regular expression that cuts text into words."""
+        return str(self._model._model._pat_str)
+
+    def contents(self) -> list[bytes | str]:
+        """For each id the bytes of its piece, or the text of a control token."""
+        special = self._model.num_special_tokens
+        return [
+            self._model.id_to_piece(i) if i < special else self._model.id_to_byte_piece(i)
+            for i in range(self.vocab_size)
+        ]
+
     def encode(self, text: str, *, bos: bool = False) -> list[int]:
         """The ids of `text`, after one BOS with `bos`."""
         return self._model.encode(check_text(text), bos=bos, eos=False)
