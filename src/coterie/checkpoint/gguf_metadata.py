@@ -152,12 +152,12 @@ def _special_ids(metadata: dict[str, Any], where: str) -> dict[str, Any]:
     is_llama = metadata.get("tokenizer.ggml.model") == "llama"
     found = {
         name: metadata.get(f"tokenizer.ggml.{name}_token_id", {"bos": 1, "eos": 2}.get(name) if is_llama else None)
-        for name in ("bos", "eos", "eot")
+        for name in ("bos", "eos", "eot", "eom")
     }
     for name, value in found.items():
         if value is not None and type(value) is not int:
             raise ConfigError(f"{where}: tokenizer.ggml.{name}_token_id is {str(value)[:60]!r}, expected an id")
-    ends = tuple(dict.fromkeys(i for i in (found["eos"], found["eot"]) if i is not None))
+    ends = tuple(dict.fromkeys(i for i in (found["eos"], found["eot"], found["eom"]) if i is not None))
     return {"bos_token_id": found["bos"], "eos_token_id": ends if len(ends) > 1 else (ends[0] if ends else None)}
 
 

@@ -15,6 +15,7 @@ from coterie.tokenizer.surface import byte_level_bytes
 __all__ = ["vocabulary_keys"]
 
 _KEY = "tokenizer.ggml."
+_ENDS = ("eos", "eot", "eom")  # of a text, a turn, a message
 _PAD_SCORE = -10000.0
 Keys = dict[str, tuple[str, Any]]
 
@@ -31,21 +32,15 @@ def vocabulary_keys(
 
     Raises `TokenizerError` for a kind of tokenizer that a GGUF file cannot hold exactly.
     """
-    if tokenizer is None:
-        return {f"{_KEY}model": ("string", "none")}
-    if tokenizer.vocab_size > vocab_size:
-        raise TokenizerError(f"the tokenizer has {tokenizer.vocab_size} tokens, and the model {vocab_size} embeddings")
-    if isinstance(tokenizer, SentencePieceTokenizer):
-        keys = _sentencepiece(tokenizer, vocab_size)
-    elif isinstance(tokenizer, HuggingFaceTokenizer):
-        keys = _byte_level(tokenizer, vocab_size)
-    elif isinstance(tokenizer, TekkenTokenizer):
-        keys = _tekken(tokenizer, vocab_size)
-    else:
-        raise _unknown(tokenizer)
-    bos_id = tokenizer.bos_id if bos_id is None else bos_id
-    ends = list(eos_ids) or [i for i in (tokenizer.eos_id,) if i is not None]
-    for name, token_id in (("bos", bos_id), *zip(("eos", "eot", "eom"), ends, strict=False)):
+    keys: Keys = {f"{_KEY}model": ("string", "none")}
+    ends = list(eos_ids)
+    if tokenizer is not None:
+        keys = _keys(tokenizer, vocab_size)
+        bos_id = tokenizer.bos_id if bos_id is None else bos_id
+        ends = ends or [i for i in (tokenizer.eos_id,) if i is not None]
+    if len(ends) > len(_ENDS):
+        raise TokenizerError(f"{len(ends)} tokens end a text, and a GGUF file can name {len(_ENDS)}")
+    for name, token_id in (("bos", bos_id), *zip(_ENDS, ends, strict=False)):
         if token_id is not None:
             keys[f"{_KEY}{name}_token_id"] = ("u32", token_id)
     keys[f"{_KEY}add_bos_token"] = ("bool", bos_id is not None)
@@ -53,6 +48,18 @@ def vocabulary_keys(
     if template is not None:
         keys["tokenizer.chat_template"] = ("string", template)
     return keys
+
+
+def _keys(tokenizer: Tokenizer, vocab_size: int) -> Keys:
+    if tokenizer.vocab_size > vocab_size:
+        raise TokenizerError(f"the tokenizer has {tokenizer.vocab_size} tokens, and the model {vocab_size} embeddings")
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return _sentencepiece(tokenizer, vocab_size)
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return _byte_level(tokenizer, vocab_size)
+    if isinstance(tokenizer, TekkenTokenizer):
+        return _tekken(tokenizer, vocab_size)
+    raise _unknown(tokenizer)
 
 
 def _sentencepiece(tokenizer: SentencePieceTokenizer, vocab_size: int) -> Keys:
