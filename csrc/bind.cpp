@@ -56,10 +56,11 @@ Pool& the_pool() {  // a forked child has none of its parent's threads
   return *pool;
 }
 
+std::mutex one_at_a_time;
+
 // Runs a call of the chosen kernels: one at a time, without Python's lock.
 template <class Call> void run(void (*Kernels::*kernel)(Pool&, const Call&), const Call& call) {
   nb::gil_scoped_release unlocked;
-  static std::mutex one_at_a_time;
   std::lock_guard<std::mutex> lock(one_at_a_time);
   (chosen.kernels->*kernel)(the_pool(), call);
 }
@@ -105,6 +106,13 @@ NB_MODULE(_native, m) {
   nb::class_<Experts>(m, "Experts").def(nb::init<>()).def("append", [](Experts& e, const Matrix& gate_up, const Matrix& down) {
     e.gate_up.push_back(gate_up);
     e.down.push_back(down);
+  }).def("stacked", [](Experts& e, int gate_up_type, uintptr_t gate_up, int down_type, uintptr_t down, int64_t n, int64_t D, int64_t F) {
+    for (int64_t i = 0; i < n; i++) {  // gate rows, then up rows
+      const uint8_t* gate = (const uint8_t*)gate_up + i * 2 * F * D * (gate_up_type ? 2 : 4);
+      const uint8_t* rows = (const uint8_t*)down + i * D * F * (down_type ? 2 : 4);
+      e.gate_up.push_back({(Layout)gate_up_type, {}, 2 * F, D, gate, F, gate + F * D * (gate_up_type ? 2 : 4), 0});
+      e.down.push_back({(Layout)down_type, {}, D, F, rows});
+    }
   });
   nb::class_<Matrices>(m, "Matrices").def(nb::init<>()).def("append", [](Matrices& v, const Matrix& x) { v.all.push_back(x); });
 
@@ -133,8 +141,11 @@ NB_MODULE(_native, m) {
   m.def("embed", [](const Matrix& table, uintptr_t ids, int64_t T, uintptr_t out, int type) {
     run(&Kernels::embed, EmbedCall{(const int64_t*)ids, T, table, address(out), (Type)type});
   });
-  m.def("repack", [](const Matrix& from, uintptr_t out) {
+  m.def("repack", [](const Matrix& from, uintptr_t out, int64_t bytes) {
+    if (from.layout != Layout::GGML || bytes != packed_bytes(from.format, from.half ? ceil_div(from.half, PANEL) * 2 * PANEL : from.N, from.K))
+      throw nb::value_error("repack: a GGUF matrix and room for its packed bytes");
     nb::gil_scoped_release unlocked;
+    std::lock_guard<std::mutex> lock(one_at_a_time);
     repack(the_pool(), from, (uint8_t*)out);
   });
 }

@@ -30,7 +30,7 @@ inline void experts(Pool& pool, const ExpertsCall& call) {
   for (int64_t e = 0; e < call.E; e++) {
     const int64_t n = starts[e + 1] - starts[e];
     if (n == 0) continue;
-    groups.push_back({e, starts[e], n, {kind_of(call.gate_up[e]), n, D, nullptr}, {kind_of(call.down[e]), n, Fw, nullptr}});
+    groups.push_back({e, starts[e], n, {kind_of(call.gate_up[e], call.type), n, D, nullptr}, {kind_of(call.down[e], call.type), n, Fw, nullptr}});
     bytes_in += groups.back().in.bytes() + 64, bytes_between += groups.back().between.bytes() + 64;
   }
   std::stable_sort(groups.begin(), groups.end(), [](const Group& a, const Group& b) { return a.n > b.n; });

@@ -89,7 +89,7 @@ struct NormCall { const void* x; Type type; int64_t T, D; Norm norm; void* out; 
 struct AddCall { const void* a; const void* b; Type type; int64_t n; void* out; };
 struct EmbedCall { const int64_t* ids; int64_t T; Matrix table; void* out; Type type; };
 
-// bf16 weights meet rows rounded to bf16 in the processor's own instruction; false: they are widened to float32.
+// bf16 rows meet bf16 weights in the processor's own instruction; false, or rows of another type: both as float32.
 extern bool use_bf16_instructions;
 
 struct Kernels {  // one table an instruction set

@@ -32,7 +32,7 @@ inline void linear(Pool& pool, const LinearCall& call) {
   const float* weight = norm_weight(pool, call.norm, K);
   std::vector<Tiles> made;  // one for each kind of weights
   for (int i = 0; i < call.n_matrices; i++) {
-    const Kind kind = kind_of(call.matrices[i]);
+    const Kind kind = kind_of(call.matrices[i], call.x_type);
     if (std::none_of(made.begin(), made.end(), [&](const Tiles& t) { return t.kind == kind; }))
       made.push_back({kind, call.T, K, nullptr});
   }
@@ -54,7 +54,7 @@ inline void linear(Pool& pool, const LinearCall& call) {
   int64_t column = 0;
   for (int i = 0; i < call.n_matrices; i++) {
     const Matrix& m = call.matrices[i];
-    const Tiles* tiles = &*std::find_if(made.begin(), made.end(), [&](const Tiles& t) { return t.kind == kind_of(m); });
+    const Tiles* tiles = &*std::find_if(made.begin(), made.end(), [&](const Tiles& t) { return t.kind == kind_of(m, call.x_type); });
     for (int64_t p = 0; p < n_panels(m); p += COLUMNS / PANEL)
       pieces.push_back({&m, tiles, p, std::min(COLUMNS / PANEL, n_panels(m) - p), column + p * PANEL});
     column += m.N;

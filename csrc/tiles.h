@@ -22,10 +22,10 @@ constexpr int INT_ROWS = 4, FLOAT_ROWS = 6, TOGETHER = 1;
 constexpr int INT_ROWS = 4, FLOAT_ROWS = 6, TOGETHER = 1;
 #endif
 
-inline Kind kind_of(const Matrix& m) {
+inline Kind kind_of(const Matrix& m, Type rows) {
   if (m.layout == Layout::PACKED || m.layout == Layout::GGML) return m.format.unit == 16 ? Kind::INT8_16 : Kind::INT8_32;
 #if defined(COTERIE_AVX512)
-  if (m.layout == Layout::ROWS_BF16 && use_bf16_instructions) return Kind::BF16_PAIRS;
+  if (m.layout == Layout::ROWS_BF16 && rows == Type::BF16 && use_bf16_instructions) return Kind::BF16_PAIRS;
 #endif
   return Kind::FLOAT;
 }

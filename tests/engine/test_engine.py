@@ -17,7 +17,7 @@ from coterie.model import Output, Transformer
 class CountingModel:
     """Logits are 5 for the next id and 0 for the rest; it never looks at the cache."""
 
-    dtype, device = torch.float32, torch.device("cpu")
+    cache_dtype, device = torch.float32, torch.device("cpu")
 
     def __init__(self, **fields: object):
         self.config = ModelConfig(

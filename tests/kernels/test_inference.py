@@ -1,17 +1,9 @@
-"""Every operation for inference against its slow twin, and the switch that is turned for a single row."""
-
-import contextlib
-import threading
+"""Every operation for inference in plain torch against its slow twin."""
 
 import pytest
 import torch
 
-from coterie.kernels import inference, products_of, reference, rms_norm
-from coterie.kernels.inference import native_products
-
-
-def is_onednn_on() -> bool:
-    return torch.backends.mkldnn.enabled
+from coterie.kernels import inference, reference, rms_norm
 
 
 def row(width: int, dtype: torch.dtype, scale: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,74 +62,3 @@ def test_one_row_with_gradients_takes_the_reference() -> None:
     x, weight = row(8, torch.float32)
     rms_norm(x.requires_grad_(), weight, 1e-5).sum().backward()
     assert x.grad is not None
-
-
-def test_products_without_onednn_are_the_same_numbers() -> None:
-    x, _ = row(64, torch.bfloat16)
-    weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
-    with native_products():
-        fast = torch.nn.functional.linear(x, weight)
-    torch.testing.assert_close(fast, torch.nn.functional.linear(x, weight), rtol=0.02, atol=0.05)
-
-
-def test_the_switch_is_off_inside_and_back_after() -> None:
-    before = is_onednn_on()
-    with native_products():
-        assert not is_onednn_on()
-        with native_products():
-            assert not is_onednn_on()
-        assert not is_onednn_on()
-    assert is_onednn_on() is before
-
-
-def test_the_switch_is_back_after_an_error() -> None:
-    before = is_onednn_on()
-    with contextlib.suppress(ZeroDivisionError), native_products():
-        raise ZeroDivisionError
-    assert is_onednn_on() is before
-
-
-def test_a_switch_that_was_off_stays_off() -> None:
-    before = is_onednn_on()
-    torch._C._set_mkldnn_enabled(False)
-    try:
-        with native_products():
-            pass
-        assert not is_onednn_on()
-    finally:
-        torch._C._set_mkldnn_enabled(before)
-
-
-def test_two_threads_that_overlap_leave_the_switch_as_it_was() -> None:
-    """In before out: the second thread finds the switch off and must not "restore" that."""
-    before, second_is_in, first_is_out = is_onednn_on(), threading.Event(), threading.Event()
-
-    def second() -> None:
-        with native_products():
-            second_is_in.set()
-            first_is_out.wait(10)
-
-    thread = threading.Thread(target=second)
-    with native_products():
-        thread.start()
-        assert second_is_in.wait(10)
-    first_is_out.set()
-    thread.join()
-    assert is_onednn_on() is before
-
-
-@pytest.mark.parametrize(
-    ("n_rows", "dtype", "device", "is_native"),
-    [
-        (1, torch.bfloat16, "cpu", True),
-        (2, torch.bfloat16, "cpu", False),
-        (1, torch.float32, "cpu", False),
-        (1, torch.bfloat16, "cuda", False),
-    ],
-)
-def test_only_a_single_bfloat16_row_on_a_cpu_multiplies_natively(
-    n_rows: int, dtype: torch.dtype, device: str, is_native: bool
-) -> None:
-    before = is_onednn_on()
-    with products_of(n_rows, dtype, torch.device(device)):
-        assert is_onednn_on() is (before and not is_native)

@@ -1,6 +1,7 @@
 """Keys and values of many sequences: one slot each, growing to the text's length or, with a window, a ring of its size.
 
-`prefill` and `decode` plan one forward pass; the plan is the `KeyValueCache` that attention sees. Decoding sequences
+`prefill` and `decode` plan one forward pass; the plan is the `KeyValueCache` that attention sees. Native kernels read and
+write the slots themselves; for torch's attention `extend` does it and says in segments what each row may look at. Decoding sequences
 must sit in slots 0..B-1, so that they are one segment and no key is copied; `move` closes a hole.
 
 Position p lives at place p % W of its slot (W the window; without one W is infinite, so place p).
@@ -23,7 +24,8 @@ import torch
 from torch import Tensor
 
 from coterie.config import ModelConfig
-from coterie.model.attention import Segment, window_mask
+from coterie.kernels import cached_attention, is_native
+from coterie.model.attention import Rotary, Segment, attend_segments, window_mask
 
 __all__ = ["Decode", "Prefill", "SlotCache"]
 
@@ -116,13 +118,31 @@ class SlotCache:
         return Decode(self, n_sequences)
 
 
-class Decode:
+class _Plan:
+    """One pass over new rows of some slots. `sequences_B3`: slot, first position and number of rows of each."""
+
+    def __init__(self, cache: SlotCache, sequences: Sequence[tuple[int, int, int]]):
+        self._cache = cache
+        self._sequences_B3 = torch.tensor(sequences, dtype=torch.int64)
+
+    def attend(self, layer: int, qkv: Tensor, rotary: Rotary, n_kv_heads: int) -> Tensor:
+        cache = self._cache
+        if is_native(qkv):
+            return cached_attention(qkv, rotary, cache.k[layer], cache.v[layer], self._sequences_B3, cache.window)
+        return attend_segments(self, layer, qkv, rotary, n_kv_heads)
+
+    def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> Sequence[Segment]:
+        raise NotImplementedError
+
+
+class Decode(_Plan):
     """One new token for each of B sequences: one segment; a mask only where lengths differ."""
 
     def __init__(self, cache: SlotCache, n_sequences: int):
         lengths = cache.lengths[:n_sequences]
         cache.lengths[:n_sequences] = [n + 1 for n in lengths]
-        self._cache, self._B = cache, n_sequences
+        super().__init__(cache, [(slot, n, 1) for slot, n in enumerate(lengths)])
+        self._B = n_sequences
         window, stride = cache.window or (1 << 62), cache.n_places
         self._C = min(max(lengths) + 1, window)
         self.positions_T = torch.tensor(lengths, device=cache.device)
@@ -161,11 +181,11 @@ class _Chunk:
     places: Tensor | None  # where they go; None: at `first`, one after the other
 
 
-class Prefill:
+class Prefill(_Plan):
     """Several new tokens for each of some sequences: one segment per sequence."""
 
     def __init__(self, cache: SlotCache, work: Sequence[tuple[int, int]]):
-        self._cache = cache
+        super().__init__(cache, [(slot, cache.lengths[slot], n) for slot, n in work])
         self._chunks: list[_Chunk] = []
         positions, row = [], 0
         for slot, n in work:

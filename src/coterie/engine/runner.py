@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from coterie.engine.cache import Decode, Prefill, SlotCache
-from coterie.kernels import products_of
 from coterie.model import Output, Transformer
-from coterie.model.single_row import SingleRow
 
 __all__ = ["CHUNK", "Runner"]
 
@@ -23,8 +21,7 @@ class Runner:
 
     def __init__(self, model: Transformer):
         self.model = model
-        self._single_row = SingleRow.of(model)
-        self.cache = SlotCache(model.config, model.dtype, model.device)
+        self.cache = SlotCache(model.config, model.cache_dtype, model.device)
 
     @torch.inference_mode()
     def feed(self, work: Sequence[tuple[int, Sequence[int]]]) -> Output:
@@ -40,20 +37,15 @@ class Runner:
     @torch.inference_mode()
     def step(self, ids: Sequence[int]) -> Output:
         """One pass over one new token of each of the slots 0..len(ids)-1."""
-        with products_of(len(ids), self.model.dtype, self.model.device):
-            plan = self.cache.decode(len(ids))
-            return self._pass(ids, plan, self._single_row if len(ids) == 1 else None)
+        return self._pass(ids, self.cache.decode(len(ids)))
 
     @torch.inference_mode()
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Logits [T, V] of these rows, in the model's dtype."""
-        with products_of(len(hidden_TD), self.model.dtype, self.model.device):
-            if self._single_row and hidden_TD.shape[0] == 1:
-                return self._single_row.logits(hidden_TD)
-            logits_TV: Tensor = self.model.head(hidden_TD)
-            return logits_TV
+        logits_TV: Tensor = self.model.head(hidden_TD)
+        return logits_TV
 
-    def _pass(self, ids: Sequence[int], plan: Prefill | Decode, single_row: SingleRow | None = None) -> Output:
+    def _pass(self, ids: Sequence[int], plan: Prefill | Decode) -> Output:
         ids_T = torch.tensor(ids, device=self.model.device)
-        output: Output = (single_row or self.model)(ids_T, plan.positions_T, plan)
+        output: Output = self.model(ids_T, plan.positions_T, plan)
         return output

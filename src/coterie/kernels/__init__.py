@@ -1,22 +1,77 @@
-"""The operations a model is made of, chosen by op, device and shape; `reference` is the specification of each."""
+"""The operations a model is made of, chosen by op, device and shape; `reference` is the specification of each.
 
-from contextlib import AbstractContextManager, nullcontext
+On a CPU, where no gradient is asked for, the native kernels of `csrc/` are taken if they are there (`cpu`): then a row's
+result does not depend on what other rows are in the call.
+"""
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from coterie.kernels import inference, reference
+from coterie.kernels import cpu, inference, reference
 from coterie.kernels.causal import causal_attention, causal_attention_without_gradients
 from coterie.kernels.reference import rotary_tables, rotate
 
-__all__ = ["attention", "combine", "gated_ffn", "products_of", "rms_norm", "rotary_tables", "rotate"]
+__all__ = [
+    "add",
+    "attention",
+    "cached_attention",
+    "combine",
+    "gated_ffn",
+    "is_native",
+    "linear",
+    "rms_norm",
+    "rotary_tables",
+    "rotate",
+    "route",
+    "sparse_ffn",
+]
+
+_MANY = 1 << 15  # elements: from here on torch shares an operation among its threads, which then keep a core busy
+
+
+def is_native(x: Tensor) -> bool:
+    """Whether the native kernels compute on this input."""
+    return cpu.is_usable(x)
+
+
+def linear(x_TD: Tensor, weight_ND: Tensor, norm: tuple[Tensor, float] | None = None) -> Tensor:
+    """norm(x) · weight^T; `norm` is the weight and the epsilon of an RMSNorm."""
+    if cpu.is_usable(x_TD) and weight_ND.dtype in (x_TD.dtype, torch.float32):
+        return cpu.plain_linear(x_TD, weight_ND, norm)
+    return functional.linear(x_TD if norm is None else rms_norm(x_TD, *norm), weight_ND)
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """See `reference.rms_norm`."""
+    if cpu.is_usable(x_TD):
+        return cpu.rms_norm(x_TD.contiguous(), weight_D, eps)
     if _is_inference(x_TD):
         return inference.rms_norm(x_TD, weight_D, eps)
     return reference.rms_norm(x_TD, weight_D, eps)
+
+
+def add(a: Tensor, b: Tensor) -> Tensor:
+    """a + b, of one shape."""
+    if a.numel() >= _MANY and cpu.is_usable(a) and a.dtype == b.dtype:
+        return cpu.add(a.contiguous(), b.contiguous())
+    return a + b
+
+
+def route(x_TD: Tensor, weight_ED: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """ids int32 [T, K], best first, weights float32 [T, K] and logits float32 [T, E]; see `reference.route`."""
+    if cpu.is_usable(x_TD):
+        return cpu.route(x_TD.contiguous(), weight_ED, top_k, renormalise)
+    return reference.route(x_TD, weight_ED, top_k, renormalise)
+
+
+def sparse_ffn(
+    x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
+) -> Tensor | None:
+    """The whole sparse block in one call, where there is a kernel for it; else None."""
+    if not cpu.is_usable(x_TD) or gate_up_E2FD.dtype != x_TD.dtype:
+        return None
+    return cpu.plain_experts(x_TD.contiguous(), ids_TK.contiguous(), weights_TK.contiguous(), gate_up_E2FD, down_EDF)
 
 
 def gated_ffn(x_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor) -> Tensor:
@@ -38,7 +93,8 @@ def _is_inference(x: Tensor) -> bool:
 
 
 def attention(q_BSHP: Tensor, k_BCGP: Tensor, v_BCGP: Tensor, mask_BSC: Tensor | None, is_causal: bool) -> Tensor:
-    """See `reference.attention`."""
+    """See `reference.attention`. Keys and values of a narrower type are widened to that of the queries."""
+    k_BCGP, v_BCGP = k_BCGP.to(q_BSHP.dtype), v_BCGP.to(q_BSHP.dtype)
     if is_causal and q_BSHP.is_cpu:
         if not torch.is_grad_enabled():
             return causal_attention_without_gradients(q_BSHP, k_BCGP, v_BCGP)
@@ -47,7 +103,8 @@ def attention(q_BSHP: Tensor, k_BCGP: Tensor, v_BCGP: Tensor, mask_BSC: Tensor |
     return reference.attention(q_BSHP, k_BCGP, v_BCGP, mask_BSC, is_causal)
 
 
-def products_of(n_rows: int, dtype: torch.dtype, device: torch.device) -> AbstractContextManager[None]:
-    """The context in which a pass over so many rows multiplies fastest."""
-    is_native = n_rows == 1 and dtype == torch.bfloat16 and device.type == "cpu"
-    return inference.native_products() if is_native else nullcontext()
+def cached_attention(
+    qkv: Tensor, rotary: tuple[Tensor, Tensor], k: Tensor, v: Tensor, sequences_B3: Tensor, window: int | None
+) -> Tensor:
+    """Native attention over a cache, which takes the new keys and values: see `cpu.attention`."""
+    return cpu.attention(qkv.contiguous(), rotary, k, v, sequences_B3, window)

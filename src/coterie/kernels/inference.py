@@ -1,16 +1,10 @@
-"""Operations on a CPU where no gradient is asked for: the results of `reference` in fewer calls and less memory.
+"""Plain torch where no gradient is asked for and no native kernel is there: `reference` in fewer calls, less memory.
 
 Decoding one sequence is a thousand small calls and one read of the weights, so a single row takes as few calls as
 possible. Reading a prompt makes temporaries of megabytes, which the allocator hands back to the kernel and gets anew,
 page by page; so many rows are taken a block at a time, that fits the cache, and products are made in place.
-
-In bfloat16, torch's own matrix-vector product reads weights at memory speed (39 GB/s where oneDNN's matmul reached 20,
-26 against 15 for small ones), so oneDNN is off while one row passes. That switch is torch's and belongs to the process:
-another thread's product may run slower meanwhile, never differently. Shapes as in `reference`; K outputs a token.
+Shapes as in `reference`; K outputs a token.
 """
-
-import threading
-from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -18,37 +12,9 @@ from torch.nn import functional
 
 from coterie.kernels import reference
 
-__all__ = ["combine", "gated_ffn", "native_products", "rms_norm"]
+__all__ = ["combine", "gated_ffn", "rms_norm"]
 
 _BLOCK = 1 << 18  # elements: 1 MB in float32
-
-
-class _NativeProducts:
-    """Several threads may be inside at once: the first to enter turns oneDNN off, the last to leave restores it."""
-
-    def __init__(self) -> None:
-        self._lock, self._n_inside, self._before = threading.Lock(), 0, True
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._n_inside == 0:
-                self._before = torch._C._get_mkldnn_enabled()
-                torch._C._set_mkldnn_enabled(False)
-            self._n_inside += 1
-
-    def __exit__(self, *exception: object) -> None:
-        with self._lock:
-            self._n_inside -= 1
-            if self._n_inside == 0:
-                torch._C._set_mkldnn_enabled(self._before)
-
-
-_native_products = _NativeProducts()
-
-
-def native_products() -> AbstractContextManager[None]:
-    """Within it torch multiplies by its own kernels, not oneDNN's."""
-    return _native_products
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["attention", "combine", "gated_ffn", "rms_norm", "rotary_tables", "rotate"]
+__all__ = ["attention", "combine", "gated_ffn", "rms_norm", "rotary_tables", "rotate", "route"]
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
@@ -59,6 +59,22 @@ def attention(q_BSHP: Tensor, k_BCGP: Tensor, v_BCGP: Tensor, mask_BSC: Tensor |
     if H != G:
         k, v = k.repeat_interleave(H // G, 1), v.repeat_interleave(H // G, 1)
     return functional.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal).transpose(1, 2)
+
+
+def route(x_TD: Tensor, weight_ED: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Float32 logits, the K largest (the lowest id among equals), their softmax, over all of them unless renormalised.
+
+    -> ids int32 [T, K], weights float32 [T, K], logits float32 [T, E] (arXiv 2401.04088, section 2.1).
+    """
+    logits_TE = functional.linear(x_TD.float(), weight_ED)
+    sorted_TE, order_TE = logits_TE.sort(dim=-1, descending=True, stable=True)
+    kept_TK = sorted_TE.narrow(1, 0, top_k)
+    return order_TE.narrow(1, 0, top_k).to(torch.int32), kept_weights(kept_TK, logits_TE, renormalise), logits_TE
+
+
+def kept_weights(kept_TK: Tensor, logits_TE: Tensor, renormalise: bool) -> Tensor:
+    """The softmax of the kept logits, over themselves or over all."""
+    return kept_TK.softmax(-1) if renormalise else (kept_TK - logits_TE.logsumexp(-1, keepdim=True)).exp()
 
 
 def gated_ffn(x_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor) -> Tensor:

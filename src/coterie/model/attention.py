@@ -1,4 +1,4 @@
-"""Grouped-query attention over whatever cache is passed in.
+"""Grouped-query attention; the cache that is passed in holds the keys and knows who may look at which.
 
 Shapes: T tokens (of all sequences, one after the other), D model width, H query heads, G key/value heads, P head width,
 B sequences of equal length in a segment, S new positions of each, C positions it may look at.
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from coterie.kernels import attention, rotate
 
-__all__ = ["Attention", "KeyValueCache", "Segment", "WholeSequences", "window_mask"]
+__all__ = ["Attention", "KeyValueCache", "Segment", "WholeSequences", "attend_segments", "window_mask"]
+
+Rotary = tuple[Tensor, Tensor]
 
 
 class Segment(NamedTuple):
@@ -27,9 +29,10 @@ class Segment(NamedTuple):
 
 
 class KeyValueCache(Protocol):
-    """What attention needs of a cache: take the new keys and values, say what each row may look at."""
+    """What attention needs of a cache: take the new keys and values, let each query look at what it may see."""
 
-    def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> Sequence[Segment]: ...
+    def attend(self, layer: int, qkv: Tensor, rotary: Rotary, n_kv_heads: int) -> Tensor:
+        """qkv [T, H + 2G, P], not yet turned: queries, keys, values -> [T, H·P]."""
 
 
 def window_mask(query_S: Tensor, key_C: Tensor, window: int | None) -> Tensor:
@@ -53,6 +56,9 @@ class WholeSequences:
         at = torch.arange(S, device=k_TGP.device)
         return [Segment(0, len(k_TGP), k_BSGP, v_BSGP, window_mask(at, at, self.window), False)]
 
+    def attend(self, layer: int, qkv: Tensor, rotary: Rotary, n_kv_heads: int) -> Tensor:
+        return attend_segments(self, layer, qkv, rotary, n_kv_heads)
+
 
 class Attention(nn.Module):
     """`qkv` is a Projection to (H + 2G)·P rows: queries, then keys, then values; `o` [D, H·P]."""
@@ -62,15 +68,23 @@ class Attention(nn.Module):
         self.layer, self.qkv, self.o = layer, qkv, o
         self.n_heads, self.n_kv_heads, self.head_dim = n_heads, n_kv_heads, head_dim
 
-    def forward(self, x_TD: Tensor, rotary: tuple[Tensor, Tensor], cache: KeyValueCache) -> Tensor:
-        T, H, G, P = x_TD.shape[0], self.n_heads, self.n_kv_heads, self.head_dim
-        qkv = self.qkv(x_TD).view(T, H + 2 * G, P)
-        qk, v_TGP = torch.split_with_sizes(qkv, (H + G, G), 1)
-        q_THP, k_TGP = torch.split_with_sizes(rotate(qk, *rotary), (H, G), 1)
-        segments = cache.extend(self.layer, k_TGP, v_TGP)
-        outs = [_attend(q_THP, s) for s in segments]
-        y: Tensor = self.o(outs[0] if len(outs) == 1 else torch.cat(outs))
+    def forward(self, x_TD: Tensor, rotary: Rotary, cache: KeyValueCache) -> Tensor:
+        qkv = self.qkv(x_TD).view(x_TD.shape[0], self.n_heads + 2 * self.n_kv_heads, self.head_dim)
+        y: Tensor = self.o(cache.attend(self.layer, qkv, rotary, self.n_kv_heads))
         return y
+
+
+class _Extendable(Protocol):
+    def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> Sequence[Segment]: ...
+
+
+def attend_segments(cache: _Extendable, layer: int, qkv: Tensor, rotary: Rotary, n_kv_heads: int) -> Tensor:
+    """Attention in three steps: turn queries and keys, hand keys and values to the cache, attend segment by segment."""
+    G, n = n_kv_heads, qkv.shape[1]
+    qk, v_TGP = torch.split_with_sizes(qkv, (n - G, G), 1)
+    q_THP, k_TGP = torch.split_with_sizes(rotate(qk, *rotary), (n - 2 * G, G), 1)
+    outs = [_attend(q_THP, s) for s in cache.extend(layer, k_TGP, v_TGP)]
+    return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
 def _attend(q_THP: Tensor, s: Segment) -> Tensor:

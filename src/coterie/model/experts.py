@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from coterie.kernels import combine, gated_ffn
+from coterie.kernels import combine, gated_ffn, sparse_ffn
 from coterie.routing import Assignment
 
 __all__ = ["Experts"]
@@ -44,6 +44,9 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, routing: Assignment) -> Tensor:
         """Σ over slots 0..K-1, in that order and in float32, of weight · expert(x); a row of -1 gives 0."""
+        fused_TD = sparse_ffn(x_TD, routing.ids_TK, routing.weights_TK, self.gate_up, self.down)
+        if fused_TD is not None:
+            return fused_TD
         if torch.is_grad_enabled():
             out_ND = self._with_gradients(x_TD, routing.ids_TK)
         elif x_TD.shape[0] == 1:

@@ -1,11 +1,11 @@
-"""RMSNorm, Linear, and the pair of them that a kernel may fuse."""
+"""RMSNorm, Linear, Embedding, and the pair of the first two that a kernel may fuse."""
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from coterie.kernels import rms_norm
+from coterie.kernels import linear, rms_norm
 
-__all__ = ["Linear", "Projection", "RMSNorm"]
+__all__ = ["Embedding", "Linear", "Projection", "RMSNorm"]
 
 
 class RMSNorm(nn.Module):
@@ -28,7 +28,18 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(weight_ND)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        return functional.linear(x_TD, self.weight)
+        return linear(x_TD, self.weight)
+
+
+class Embedding(nn.Module):
+    """`weight` [V, D]: a row for each token id."""
+
+    def __init__(self, weight_VD: Tensor):
+        super().__init__()
+        self.weight = nn.Parameter(weight_VD)
+
+    def forward(self, ids_T: Tensor) -> Tensor:
+        return functional.embedding(ids_T, self.weight)
 
 
 class Projection(nn.Module):
@@ -39,5 +50,7 @@ class Projection(nn.Module):
         self.norm, self.linear = norm, linear
 
     def forward(self, x_TD: Tensor) -> Tensor:
+        if type(self.norm) is RMSNorm and type(self.linear) is Linear:
+            return linear(x_TD, self.linear.weight, (self.norm.weight, self.norm.eps))
         y: Tensor = self.linear(self.norm(x_TD))
         return y

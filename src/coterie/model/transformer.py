@@ -8,15 +8,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from coterie.config import ModelConfig
-from coterie.kernels import rotary_tables
+from coterie.kernels import add, is_native, rotary_tables
 from coterie.model.attention import Attention, KeyValueCache
 from coterie.model.experts import Experts
 from coterie.model.feedforward import FeedForward
 from coterie.model.moe import MoE
-from coterie.model.norm import Linear, Projection, RMSNorm
+from coterie.model.norm import Embedding, Linear, Projection, RMSNorm
 from coterie.routing import Assignment, Rows, TopKRouter
 
 __all__ = ["Block", "Output", "Transformer"]
@@ -41,11 +40,11 @@ class Block(nn.Module):
     def forward(
         self, x_TD: Tensor, rotary: tuple[Tensor, Tensor], cache: KeyValueCache, rows: Rows | None
     ) -> tuple[Tensor, Assignment | None]:
-        x_TD = x_TD + self.attention(x_TD, rotary, cache)
+        x_TD = add(x_TD, self.attention(x_TD, rotary, cache))
         if not self.is_sparse:
-            return x_TD + self.feed_forward(x_TD), None
+            return add(x_TD, self.feed_forward(x_TD)), None
         y_TD, routing = self.feed_forward(x_TD, rows)
-        return x_TD + y_TD, routing
+        return add(x_TD, y_TD), routing
 
 
 class Transformer(nn.Module):
@@ -80,24 +79,27 @@ class Transformer(nn.Module):
             o = Linear(empty(c.hidden_size, c.num_attention_heads * c.head_dim))
             return Attention(layer, qkv, o, c.num_attention_heads, c.num_key_value_heads, c.head_dim)
 
-        self.embed = nn.Parameter(empty(c.vocab_size, c.hidden_size))
+        self.embed = Embedding(empty(c.vocab_size, c.hidden_size))
         self.layers = nn.ModuleList(Block(attention(i), feed_forward()) for i in range(c.num_hidden_layers))
-        head = Linear(self.embed.data if c.tie_word_embeddings else empty(c.vocab_size, c.hidden_size))
+        head = Linear(self.embed.weight.data if c.tie_word_embeddings else empty(c.vocab_size, c.hidden_size))
         if c.tie_word_embeddings:
-            head.weight = self.embed
+            head.weight = self.embed.weight
         self.head = Projection(norm(), head)
+        self.cache_dtype = dtype  # of keys and values; packed weights set their own
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.embed.dtype
+        """The type of activations."""
+        return self._data("head.norm.weight").dtype
 
     @property
     def device(self) -> torch.device:
-        return self.embed.device
+        return self._data("head.norm.weight").device
 
     def forward(self, ids_T: Tensor, positions_T: Tensor, cache: KeyValueCache, rows: Rows | None = None) -> Output:
-        x_TD = functional.embedding(ids_T, self.embed)
-        rotary = rotary_tables(positions_T, self.config.head_dim, self.config.rope_theta, x_TD.dtype)
+        x_TD = self.embed(ids_T)
+        angle_dtype = torch.float32 if is_native(x_TD) else x_TD.dtype
+        rotary = rotary_tables(positions_T, self.config.head_dim, self.config.rope_theta, angle_dtype)
         routings = []
         for block in self.layers:
             x_TD, routing = block(x_TD, rotary, cache, rows)
@@ -107,7 +109,7 @@ class Transformer(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Canonical name -> the parameter or the slice of one that holds it, in file order."""
-        named = {"embed": self._data("embed")}
+        named = {"embed": self._data("embed.weight")}
         for i, block in enumerate(self.layers):
             named |= self._attention_tensors(f"layers.{i}")
             named |= (self._sparse_tensors if block.is_sparse else self._dense_tensors)(f"layers.{i}")

@@ -1,0 +1,149 @@
+"""Layers whose weights stay packed, and `install`, which puts them in a model's place for its plain ones.
+
+They take the three places that may be swapped: the experts, a Linear, a Projection; and the embedding. With the native
+kernels they multiply the packed bytes; without them each call makes plain numbers of what it needs, slowly and exactly.
+A part may also be a plain tensor (a router that stays float32, weights that could not be packed).
+Shapes: T tokens, K slots a token, E experts, D model width, F expert width, N outputs.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from coterie.kernels import combine, cpu, gated_ffn, is_native, rms_norm
+from coterie.quant.tensor import join_halves
+from coterie.routing import Assignment
+
+__all__ = ["Part", "PackedEmbedding", "PackedExperts", "PackedLinear", "PackedProjection", "install"]
+
+
+class _Matrix(Protocol):
+    """`PackedTensor`, or another form of a matrix [N, K] that can be made plain."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    def dequantise(self) -> Tensor: ...
+
+
+Part = Tensor | _Matrix
+
+
+def _plain(part: Part) -> Tensor:
+    return part.float() if isinstance(part, Tensor) else part.dequantise()
+
+
+class PackedLinear(nn.Module):
+    """Matrices side by side: x [T, D] -> [T, N_1 + N_2 + ...]."""
+
+    def __init__(self, parts: Sequence[Part]):
+        super().__init__()
+        self.parts = tuple(parts)
+        self.n_outputs = sum(part.shape[0] for part in parts)
+        self._handle = cpu.matrix_handle(self.parts) if cpu.can_hold(self.parts) else None
+
+    def forward(self, x_TD: Tensor, norm: tuple[Tensor, float] | None = None) -> Tensor:
+        if self._handle is not None and is_native(x_TD):
+            return cpu.linear(x_TD, self._handle, self.n_outputs, norm)
+        x_TD = x_TD if norm is None else rms_norm(x_TD, *norm)
+        return torch.cat([functional.linear(x_TD, _plain(part)) for part in self.parts], -1)
+
+
+class PackedProjection(nn.Module):
+    """linear(norm(x)) in one call."""
+
+    def __init__(self, norm: nn.Module, linear: PackedLinear):
+        super().__init__()
+        self.norm, self.linear = norm, linear
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        y_TN: Tensor = self.linear(x_TD, (self.norm.get_parameter("weight"), self.norm.eps))
+        return y_TN
+
+
+class PackedEmbedding(nn.Module):
+    """Rows of a packed table, as float32."""
+
+    def __init__(self, table: Part):
+        super().__init__()
+        self.table = table
+
+    def forward(self, ids_T: Tensor) -> Tensor:
+        if isinstance(self.table, Tensor):
+            return functional.embedding(ids_T, self.table).float()
+        rows_TD: Tensor = cpu.embed(ids_T, self.table) if cpu.can_hold([self.table]) else self.table.rows(ids_T)  # type: ignore[attr-defined]
+        return rows_TD
+
+
+class PackedExperts(nn.Module):
+    """The experts' side of the seam: `gate_up` and `down` of each, gate and up rows alternating as packed ones do."""
+
+    def __init__(self, gate_up: Sequence[Part], down: Sequence[Part]):
+        super().__init__()
+        self.gate_up, self.down = tuple(gate_up), tuple(down)
+        self.width = down[0].shape[1]
+        both = [*self.gate_up, *self.down]
+        self._handle = cpu.expert_handle(self.gate_up, self.down) if cpu.can_hold(both) else None
+
+    def forward(self, x_TD: Tensor, routing: Assignment) -> Tensor:
+        """Σ over slots 0..K-1, in that order and in float32, of weight · expert(x); a row of -1 gives 0."""
+        ids_TK, weights_TK = routing.ids_TK.contiguous(), routing.weights_TK.contiguous()
+        if self._handle is not None and is_native(x_TD):
+            return cpu.experts(x_TD.contiguous(), ids_TK, weights_TK, self._handle, self.width)
+        out_TKD = x_TD.new_zeros(*ids_TK.shape, x_TD.shape[1])
+        for e in ids_TK.unique().tolist():
+            if e >= 0:
+                at = (ids_TK == e).nonzero(as_tuple=True)
+                out_TKD[at] = gated_ffn(x_TD[at[0]], _gate_first(self.gate_up[e]), _plain(self.down[e]))
+        return combine(out_TKD, weights_TK)
+
+
+def _gate_first(part: Part) -> Tensor:
+    return part.float() if isinstance(part, Tensor) else join_halves(part.dequantise())
+
+
+def install(model: nn.Module, parts: Mapping[str, Part]) -> nn.Module:
+    """Put `parts`, by canonical name, in their places of a model made on the device "meta"; returns the model.
+
+    Norms and routers are float32 tensors, and so are the activations. Experts come one by one
+    (`layers.3.moe.experts.5.gate_up`, packed with gate and up rows alternating; `.down`), other matrices as in a file.
+    """
+    left = dict(parts)
+
+    def take(name: str) -> Part:
+        return left.pop(name)
+
+    def number(name: str) -> nn.Parameter:
+        value = take(name)
+        assert isinstance(value, Tensor)
+        return nn.Parameter(value.float(), requires_grad=False)
+
+    embed = take("embed")
+    model.embed = PackedEmbedding(embed)
+    for i, block in enumerate(model.layers):  # type: ignore[arg-type, var-annotated]
+        at = f"layers.{i}"
+        attention, ff = block.attention, block.feed_forward
+        attention.qkv.norm.weight = number(f"{at}.attention_norm")
+        qkv = PackedLinear([take(f"{at}.attention.{name}") for name in "qkv"])
+        attention.qkv = PackedProjection(attention.qkv.norm, qkv)
+        attention.o = PackedLinear([take(f"{at}.attention.o")])
+        if block.is_sparse:
+            ff.norm.weight, ff.router.weight = number(f"{at}.moe_norm"), number(f"{at}.moe.router")
+            n_experts = len(ff.router.weight)
+            gate_up, down = (
+                [take(f"{at}.moe.experts.{e}.{name}") for e in range(n_experts)] for name in ("gate_up", "down")
+            )
+            ff.experts = PackedExperts(gate_up, down)
+        else:
+            ff.gate_up.norm.weight = number(f"{at}.moe_norm")
+            gate_and_up = PackedLinear([take(f"{at}.feed_forward.{name}") for name in ("gate", "up")])
+            ff.gate_up = PackedProjection(ff.gate_up.norm, gate_and_up)
+            ff.down = PackedLinear([take(f"{at}.feed_forward.down")])
+    head = model.head
+    head.norm.weight = number("norm")  # type: ignore[union-attr]
+    model.head = PackedProjection(head.norm, PackedLinear([left.pop("head", embed)]))  # type: ignore[arg-type, union-attr]
+    model.cache_dtype = torch.float16  # type: ignore[assignment]
+    assert not left, f"parts without a place: {sorted(left)[:3]}"
+    return model.eval()
