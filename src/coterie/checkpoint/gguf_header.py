@@ -34,6 +34,7 @@ _UNREAD = {4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_
            29: "IQ1_M", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8", 34: "TQ1_0", 35: "TQ2_0",
            39: "MXFP4"}  # fmt: skip
 _LONGEST_KEY, _LONGEST_NAME, _LONGEST_STRING = (1 << 16) - 1, 64, 64 << 20
+_SHOWN = 80  # characters of a key in a message
 _MOST_KEYS, _MOST_TENSORS, _MOST_DIMENSIONS = 1 << 16, 1 << 20, 4
 _SMALLEST_KEY, _SMALLEST_TENSOR = 8 + 1 + 4 + 1, 8 + 1 + 4 + 8 + 4 + 8  # bytes
 
@@ -69,8 +70,8 @@ def parse_header(data: Any, where: str) -> Header:
     for _ in range(n_keys):
         key = cursor.text("a key", _LONGEST_KEY)
         if key in metadata:
-            raise cursor.wrong(f"the key {key!r} is there twice")
-        metadata[key] = _value(cursor, key)
+            raise cursor.wrong(f"the key {key[:_SHOWN]!r} is there twice")
+        metadata[key] = _value(cursor, key[:_SHOWN])
     alignment = _alignment(cursor, metadata)
     raw = [_tensor(cursor) for _ in range(n_tensors)]
     start = -(-cursor.at // alignment) * alignment

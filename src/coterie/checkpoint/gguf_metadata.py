@@ -129,7 +129,7 @@ def _check_keys(values: dict[str, Any], where: str) -> None:
             continue
         if key not in _NEUTRAL:
             raise ConfigError(
-                f"{where}: the key '{_PREFIX}{key}' (value {str(value)[:60]!r}) is unknown and may change what "
+                f"{where}: the key {(_PREFIX + key)[:80]!r} (value {str(value)[:60]!r}) is unknown and may change what "
                 f"the model computes{nearest(key, (*_FIELDS, *_NEUTRAL, *_HARMLESS))}"
             )
         if isinstance(value, np.ndarray | list) or value not in _NEUTRAL[key]:

@@ -19,9 +19,11 @@ from coterie.checkpoint.pieces import Files, Piece, half_split
 from coterie.checkpoint.safetensors import Entry
 from coterie.device import available_memory
 from coterie.errors import CheckpointError
+from coterie.kernels import cpu
 from coterie.quant import FORMATS, Codes, PackedTensor, pack
 from coterie.quant.ggml_blocks import dequantise, split
 from coterie.quant.ggml_quantise import quantise
+from coterie.quant.mapped import MappedMatrix
 from coterie.quant.tensor import alternate_halves
 
 __all__ = ["read_gguf_parts", "repack"]
@@ -29,9 +31,12 @@ __all__ = ["read_gguf_parts", "repack"]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Progress = Callable[[int, int], None]
 Stretch = tuple[Entry, Place]
+GgufPart = PackedTensor | MappedMatrix | Tensor
 
 
-def read_gguf_parts(checkpoint: GgufCheckpoint, progress: Progress | None = None) -> dict[str, PackedTensor | Tensor]:
+def read_gguf_parts(
+    checkpoint: GgufCheckpoint, progress: Progress | None = None, *, in_place: bool = False
+) -> dict[str, GgufPart]:
     """What `quant.layers.install` takes: canonical names; each expert's `gate_up` and `down` by `...experts.E.`.
 
     Quantised matrices are packed; float ones keep their type, norms and router as float32. NaN and Inf, in scales too,
@@ -40,12 +45,18 @@ def read_gguf_parts(checkpoint: GgufCheckpoint, progress: Progress | None = None
     matrices: dict[str, list[Stretch]] = {}
     for entry, place in zip(checkpoint.entries, checkpoint.places, strict=True):
         matrices.setdefault(_part_name(checkpoint, place), []).append((entry, place))
-    parts: dict[str, PackedTensor | Tensor] = {}
+    parts: dict[str, GgufPart] = {}
     done, keep = 0, checkpoint.nbytes < available_memory("cpu") // 4
     with Files(checkpoint.files) as files:
         for name, stretches in matrices.items():
             stretches.sort(key=lambda stretch: stretch[1].first)
-            parts[name] = _read(name, stretches, files)
+            mapped = _mapped(checkpoint, stretches)
+            if mapped is None:
+                parts[name] = _read(name, stretches, files)
+            elif in_place and ".experts." in name:
+                parts[name] = mapped
+            else:
+                parts[name] = _interleaved(mapped, stretches[0][0])
             for entry, place in stretches:
                 if not keep:
                     files.forget(Piece(entry, place, 0, entry.nbytes))
@@ -53,6 +64,30 @@ def read_gguf_parts(checkpoint: GgufCheckpoint, progress: Progress | None = None
             if progress is not None:
                 progress(done, checkpoint.nbytes)
     return parts
+
+
+def _mapped(checkpoint: GgufCheckpoint, stretches: list[Stretch]) -> MappedMatrix | None:
+    """A quantised matrix as it lies in the file, where the native kernels can take it so."""
+    kinds = {entry.dtype for entry, _ in stretches}
+    (first, place), *rest = stretches
+    kind = first.dtype.lower()
+    if len(kinds) != 1 or kind not in FORMATS or len(place.shape) != 2 or not cpu.can_hold([]):
+        return None
+    N, K = place.shape
+    if rest and N % 32:
+        return None  # an expert too narrow for panels that alternate
+    rows = [checkpoint.mapped(entry).reshape(N, -1) for entry, _ in stretches]
+    head_rows = N // place.n_heads if place.n_heads else 0
+    return MappedMatrix(first.dtype, (N * len(rows), K), rows[0], rows[1] if rest else None, head_rows)
+
+
+def _interleaved(mapped: MappedMatrix, entry: Entry) -> PackedTensor:
+    packed, n_bad = mapped.interleaved()
+    if n_bad:
+        raise CheckpointError(
+            f"{entry.file}: {entry.name!r} has {n_bad} scales that are NaN or infinite; the weights are damaged, get them again"
+        )
+    return packed
 
 
 def repack(kind: str, rows: Bytes, label: str) -> PackedTensor:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coterie.checkpoint.folder import open_checkpoint
+from coterie.checkpoint.gguf import GgufCheckpoint
 from coterie.checkpoint.names import canonical_shapes
 from coterie.checkpoint.numbers import FILE_DTYPES, as_torch, convert_into, plain, require_finite, size_text
 from coterie.checkpoint.opened import Checkpoint
@@ -56,6 +57,11 @@ def load_model(
     checkpoint = open_checkpoint(Path(path))
     check(checkpoint.config)
     chosen_device = choose_device(str(device))
+    if isinstance(checkpoint, GgufCheckpoint):
+        from coterie.checkpoint.gguf_load import load_gguf, stays_quantised
+
+        if stays_quantised(checkpoint, dtype, chosen_device):
+            return load_gguf(checkpoint, progress)
     chosen_dtype = choose_dtype(dtype, checkpoint.file_dtype, chosen_device)
     require_memory(checkpoint, chosen_dtype, chosen_device)
     try:

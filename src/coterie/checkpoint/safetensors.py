@@ -157,9 +157,9 @@ def _entry(path: Path, name: str, fields: Any, start: int, n_data: int) -> Entry
     if not isinstance(dtype, str) or dtype not in ITEM_BITS:
         raise refuse(f"the unknown dtype {dtype!r}")
     if not _is_counts(shape) or len(shape) > _MOST_DIMENSIONS:
-        raise refuse(f"the shape {str(shape)[:80]}, expected at most {_MOST_DIMENSIONS} whole numbers from 0 up")
+        raise refuse(f"the shape {repr(shape)[:80]}, expected at most {_MOST_DIMENSIONS} whole numbers from 0 up")
     if not _is_counts(offsets) or len(offsets) != 2 or not offsets[0] <= offsets[1] <= n_data:
-        raise refuse(f"the offsets {str(offsets)[:80]}, expected a range within the {n_data:,} bytes of data")
+        raise refuse(f"the offsets {repr(offsets)[:80]}, expected a range within the {n_data:,} bytes of data")
     nbytes = offsets[1] - offsets[0]
     if math.prod(shape) * ITEM_BITS[dtype] != nbytes * 8:
         raise refuse(f"{nbytes:,} bytes, which do not hold shape {shape} of {dtype}")
