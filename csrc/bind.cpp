@@ -146,6 +146,6 @@ NB_MODULE(_native, m) {
       throw nb::value_error("repack: a GGUF matrix and room for its packed bytes");
     nb::gil_scoped_release unlocked;
     std::lock_guard<std::mutex> lock(one_at_a_time);
-    repack(the_pool(), from, (uint8_t*)out);
+    return repack(the_pool(), from, (uint8_t*)out);
   });
 }

@@ -112,9 +112,10 @@ extern const Kernels kernels_neon;
 // Bytes of a packed matrix [N, K].
 int64_t packed_bytes(const Format&, int64_t N, int64_t K);
 
-// Rows of GGUF blocks into the packed layout, losslessly: `from` is GGML, `out` has room for the packed bytes.
-void repack(Pool&, const Matrix& from, uint8_t* out);
+// Rows of GGUF blocks into the packed layout, losslessly: `from` is GGML, `out` has room for the packed bytes. Returns how
+// many f16 scales are NaN or infinite.
+int64_t repack(Pool&, const Matrix& from, uint8_t* out);
 // One block of n inputs from k on of one panel of it.
-void repack_block(const Matrix& from, int64_t panel, int64_t k, int64_t n, uint8_t* out);
+int64_t repack_block(const Matrix& from, int64_t panel, int64_t k, int64_t n, uint8_t* out);
 
 }  // namespace coterie

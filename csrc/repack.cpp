@@ -97,15 +97,19 @@ void unpack_super(const Format& f, const uint8_t* p, Row& row) {
   }
 }
 
-void put_scales(const Format& f, const BlockLayout& at, const Row& row, int column, int64_t n, uint8_t* out) {
+bool is_bad(uint16_t half) { return (half & 0x7C00) == 0x7C00; }
+
+int64_t put_scales(const Format& f, const BlockLayout& at, const Row& row, int column, int64_t n, uint8_t* out) {
+  int64_t n_bad = 0;
   if (!is_super(f)) {
     const bool both = f.scales == Scales::F16_OFFSET;
     for (int64_t i = 0; i < n / 32; i++) {
       uint8_t* group = out + i * (both ? 64 : 32) + column * 2;
       std::memcpy(group, &row.d[i], 2);
       if (both) std::memcpy(group + 32, &row.offset[i], 2);
+      n_bad += is_bad(row.d[i]) + (both && is_bad(row.offset[i]));
     }
-    return;
+    return n_bad;
   }
   std::memcpy(out + column * 2, &row.d[0], 2);
   std::memcpy(out + 32 + column * 2, &row.offset[0], 2);
@@ -114,6 +118,7 @@ void put_scales(const Format& f, const BlockLayout& at, const Row& row, int colu
     unit[0] = row.scale[i];
     if (f.scales == Scales::SUPER_MIN) unit[16] = row.minimum[i];
   }
+  return is_bad(row.d[0]) + is_bad(row.offset[0]);
 }
 
 void put_values(const Format& f, const BlockLayout& at, const Row* rows, int64_t n, uint8_t* out) {
@@ -144,7 +149,7 @@ bool use_bf16_instructions = false;
 
 int64_t packed_bytes(const Format& f, int64_t N, int64_t K) { return ceil_div(N, PANEL) * panel_bytes(f, K); }
 
-void repack_block(const Matrix& from, int64_t panel, int64_t k, int64_t n, uint8_t* out) {
+int64_t repack_block(const Matrix& from, int64_t panel, int64_t k, int64_t n, uint8_t* out) {
   const Format& f = from.format;
   const int64_t size = ggml_block_bytes(f), weights = is_super(f) ? 256 : 32, row_bytes = from.K / weights * size;
   const int64_t first = from.half ? panel / 2 * PANEL : panel * PANEL, end = from.half ? from.half : from.N;
@@ -159,15 +164,17 @@ void repack_block(const Matrix& from, int64_t panel, int64_t k, int64_t n, uint8
     sources[i] = first + i < end ? base + row * row_bytes + k / weights * size : nullptr;
   }
   const BlockLayout at(f, n);
+  int64_t n_bad = 0;
   if (f.bits == 4 && f.scales == Scales::F16 && sources[PANEL - 1]) {  // Q4_0's nibbles pair up as ours do
     for (int64_t s = 0; s < n / SPAN; s++)
       for (int64_t column = 0; column < PANEL; column++) {
         const uint8_t* p = sources[column] + s * 18;
         std::memcpy(out + s * 32 + column * 2, p, 2);
+        n_bad += is_bad(read16(p));
         uint8_t* values = out + at.plane4 + s * 256 + column * 4;
         for (int j = 0; j < 4; j++) std::memcpy(values + j * 64, p + 2 + 4 * j, 4);
       }
-    return;
+    return n_bad;
   }
   static thread_local Row rows[PANEL];
   for (int column = 0; column < PANEL; column++) {
@@ -176,19 +183,22 @@ void repack_block(const Matrix& from, int64_t panel, int64_t k, int64_t n, uint8
     else if (is_super(f)) unpack_super(f, sources[column], row);
     else
       for (int64_t i = 0; i < n / 32; i++) unpack_small(f, sources[column] + i * size, (int)i, row);
-    put_scales(f, at, row, column, n, out);
+    n_bad += put_scales(f, at, row, column, n, out);
   }
   put_values(f, at, rows, n, out);
+  return n_bad;
 }
 
-void repack(Pool& pool, const Matrix& from, uint8_t* out) {
+int64_t repack(Pool& pool, const Matrix& from, uint8_t* out) {
   const int64_t n_panels = from.half ? 2 * ceil_div(from.half, PANEL) : ceil_div(from.N, PANEL);
   const int64_t size = panel_bytes(from.format, from.K), block = BlockLayout(from.format, BLOCK).bytes;
+  std::atomic<int64_t> n_bad{0};
   pool.run(n_panels, 4, [&](int64_t begin, int64_t end, int) {
     for (int64_t p = begin; p < end; p++)
       for (int64_t k = 0; k < from.K; k += BLOCK)
-        repack_block(from, p, k, from.K - k < BLOCK ? from.K - k : BLOCK, out + p * size + k / BLOCK * block);
+        n_bad += repack_block(from, p, k, from.K - k < BLOCK ? from.K - k : BLOCK, out + p * size + k / BLOCK * block);
   });
+  return n_bad;
 }
 
 }  // namespace coterie

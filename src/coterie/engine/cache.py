@@ -1,8 +1,8 @@
 """Keys and values of many sequences: one slot each, growing to the text's length or, with a window, a ring of its size.
 
-`prefill` and `decode` plan one forward pass; the plan is the `KeyValueCache` that attention sees. Native kernels read and
-write the slots themselves; for torch's attention `extend` does it and says in segments what each row may look at. Decoding sequences
-must sit in slots 0..B-1, so that they are one segment and no key is copied; `move` closes a hole.
+`prefill` and `decode` plan one forward pass; the plan is the `KeyValueCache` that attention sees. Native kernels read
+and write the slots themselves; for torch's attention `extend` does it and says in segments what each row may look at.
+Decoding sequences must sit in slots 0..B-1, so that they are one segment and no key is copied; `move` closes a hole.
 
 Position p lives at place p % W of its slot (W the window; without one W is infinite, so place p).
 Example, W = 4, after 6 tokens: places [4, 5, 2, 3]; token 6 goes to place 2, over token 2, which it may not see:

@@ -1,7 +1,7 @@
 """The operations a model is made of, chosen by op, device and shape; `reference` is the specification of each.
 
-On a CPU, where no gradient is asked for, the native kernels of `csrc/` are taken if they are there (`cpu`): then a row's
-result does not depend on what other rows are in the call.
+On a CPU, where no gradient is asked for, the native kernels of `csrc/` are taken if they are there (`cpu`): then a
+row's result does not depend on what other rows are in the call.
 """
 
 import torch

@@ -203,7 +203,7 @@ def matrix_handle(parts: "Sequence[Packed | Tensor | Any]") -> Any:
 
 
 def expert_handle(gate_up: "Sequence[Packed | Any]", down: "Sequence[Packed | Any]") -> Any:
-    """What `experts` multiplies by: gate_up and down of each. Packed: panels of gate and up alternate; plain: gate first."""
+    """What `experts` multiplies by: gate_up, packed with alternating panels or plain with gate first, and down of each."""
     handle = _state().module.Experts()
     for first, second in zip(gate_up, down, strict=True):
         handle.append(_plain_gate_up(first) if isinstance(first, Tensor) else _any_matrix(first), _any_matrix(second))
@@ -220,7 +220,7 @@ def _plain_gate_up(weight_2FD: Tensor) -> Any:
 def _any_matrix(part: Any) -> Any:
     if isinstance(part, Tensor):
         return _plain(part)
-    return part if isinstance(part, _state().module.Matrix) else _packed(part)
+    return part.native() if hasattr(part, "native") else _packed(part)
 
 
 def linear(
@@ -279,11 +279,11 @@ def attention(
 ) -> Tensor:
     """Attention of new rows of B sequences over their cache, which takes the new keys and values -> [T, H·P].
 
-    qkv [T, H + 2G, P]; cos and sin float32 [T, 1, P]; k, v [slots, places, G, P]; `sequences_B3` int64 on the CPU: slot,
-    first position, number of new rows of each, in the order of the rows.
+    qkv [T, H + 2G, P]; cos and sin float32 [T, 1, P]; k, v [slots, places, G, P]; `sequences_B3` int64 on the CPU:
+    slot, first position, number of new rows of each, in the order of the rows.
     """
     T, n_heads, P = qkv.shape
-    slots, n_places, G, _ = k.shape
+    n_places, G = k.shape[1:3]
     H = n_heads - 2 * G
     assert qkv.is_contiguous() and k.is_contiguous() and v.is_contiguous() and k.shape == v.shape
     assert all(t.dtype == torch.float32 and t.is_contiguous() and t.numel() == T * P for t in rotary)
@@ -336,7 +336,11 @@ def embed(ids_T: Tensor, table: Packed, dtype: torch.dtype = torch.float32) -> T
     return out
 
 
-def repack(matrix: Any, out: Tensor) -> None:
-    """A matrix of a GGUF file (`ggml_matrix`) into the packed layout, without loss; `out` uint8 of its packed size."""
+def repack(matrix: Any, out: Tensor) -> int:
+    """A matrix of a GGUF file (`ggml_matrix`) into the packed layout, without loss; `out` uint8 of its packed size.
+
+    Returns how many of its f16 scales are NaN or infinite.
+    """
     assert out.is_contiguous() and out.dtype == torch.uint8
-    _module().repack(matrix, out.data_ptr(), out.numel())
+    n_bad: int = _module().repack(matrix, out.data_ptr(), out.numel())
+    return n_bad

@@ -6,8 +6,8 @@ A weight is an unsigned value u of `bits` bits and the scale of its group. With 
     super         (d sc) (u - zero)         d: one F16 every 256 k, sc: int8 a unit
     super_min     (d sc) u - (dmin m)       d, dmin: one F16 each every 256 k, sc, m: uint8 a unit
     super_nibble  the same, sc and m 4 bits each in the byte sc | m << 4
-GGUF's types are all of this kind, so their numbers move into our layout without loss. Example: int4 with offset and
-groups of 32 takes 4 + 2·16/32 = 5 bits a weight. Shapes: N outputs (rows), K inputs (columns) of a matrix.
+GGUF's types are all of this kind, so their numbers move into our layout without loss. Example: int4, super_min with
+units of 32, takes 4 + 2·8/32 + 2·16/256 = 4.625 bits a weight. Shapes: N outputs (rows), K inputs of a matrix.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -92,12 +92,12 @@ class Format:
         return -(-N // PANEL) * self.panel_bytes(K)
 
 
-FORMATS: dict[str, Format] = {
+FORMATS: dict[str, Format] = {  # which int name is which: docs/quantization.md has the measurements
     "int8": Format(8),
     "int6": Format(6),
     "int5": Format(5),
-    "int4": Format(4, scales="f16_offset"),
-    "int3": Format(3, scales="f16_offset"),
+    "int4": Format(4, scales="super_min"),
+    "int3": Format(3, 16, scales="super"),
     "int2": Format(2, 16, scales="super_nibble"),
     "q4_0": Format(4),
     "q4_1": Format(4, scales="f16_offset"),

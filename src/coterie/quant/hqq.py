@@ -20,7 +20,6 @@ __all__ = ["encode", "half_quadratic", "shrink"]
 
 _P, _BETA, _GROWTH, _ROUNDS = 0.7, 4.0, 1.05, 20
 _TINY = 1e-30
-N_ROUNDS = 1
 
 
 def half_quadratic(w_NK: Tensor, format: Format, importance_K: Tensor | None = None) -> PackedTensor:
@@ -44,7 +43,7 @@ def encode(w_NK: Tensor, format: Format, importance_K: Tensor | None = None) -> 
     has_offset = format.scales not in ("f16", "super")
     s, o = _solve_offset(w_NGn, h_Gn, format) if has_offset else (_solve_scale(w_NGn, h_Gn, format), None)
     if format.is_super:
-        return with_quantised_scales(w_NGn, h_Gn, s, o, format, K, n_rounds=N_ROUNDS)
+        return with_quantised_scales(w_NGn, h_Gn, s, o, format, K)
     s, o = to_f16(s), None if o is None else to_f16(o)
     u_NK = values(w_NGn, s.float(), None if o is None else o.float(), format).view(N, -1)[:, :K]
     return Codes(u_NK.contiguous(), s.squeeze(-1), None if o is None else o.squeeze(-1))
@@ -69,7 +68,7 @@ def _solve_offset(w: Tensor, h: Tensor, format: Format) -> tuple[Tensor, Tensor]
 
 
 def _solve_scale(w: Tensor, h: Tensor, format: Format) -> Tensor:
-    zero, (s, _) = format.zero, fit_symmetric(w, h, format.bits)
+    zero, s = format.zero, fit_symmetric(w, h, format.bits)
     x, beta = w / torch.where(s == 0, 1, s), _BETA  # in steps of the first scale; r is the scale in such steps
     r = torch.ones_like(s)
     best, best_r = torch.full_like(r, torch.inf), r

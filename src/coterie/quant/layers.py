@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from coterie.kernels import combine, cpu, gated_ffn, is_native, rms_norm
-from coterie.quant.tensor import join_halves
+from coterie.quant.tensor import PackedTensor, join_halves
 from coterie.routing import Assignment
 
-__all__ = ["Part", "PackedEmbedding", "PackedExperts", "PackedLinear", "PackedProjection", "install"]
+__all__ = ["PackedEmbedding", "PackedExperts", "PackedLinear", "PackedProjection", "Part", "install"]
 
 
 class _Matrix(Protocol):
@@ -66,15 +66,14 @@ class PackedProjection(nn.Module):
 class PackedEmbedding(nn.Module):
     """Rows of a packed table, as float32."""
 
-    def __init__(self, table: Part):
+    def __init__(self, table: Tensor | PackedTensor):
         super().__init__()
         self.table = table
 
     def forward(self, ids_T: Tensor) -> Tensor:
         if isinstance(self.table, Tensor):
             return functional.embedding(ids_T, self.table).float()
-        rows_TD: Tensor = cpu.embed(ids_T, self.table) if cpu.can_hold([self.table]) else self.table.rows(ids_T)  # type: ignore[attr-defined]
-        return rows_TD
+        return cpu.embed(ids_T, self.table) if cpu.can_hold([self.table]) else self.table.rows(ids_T)
 
 
 class PackedExperts(nn.Module):
@@ -93,7 +92,7 @@ class PackedExperts(nn.Module):
         if self._handle is not None and is_native(x_TD):
             return cpu.experts(x_TD.contiguous(), ids_TK, weights_TK, self._handle, self.width)
         out_TKD = x_TD.new_zeros(*ids_TK.shape, x_TD.shape[1])
-        for e in ids_TK.unique().tolist():
+        for e in set(ids_TK.flatten().tolist()):
             if e >= 0:
                 at = (ids_TK == e).nonzero(as_tuple=True)
                 out_TKD[at] = gated_ffn(x_TD[at[0]], _gate_first(self.gate_up[e]), _plain(self.down[e]))
@@ -121,8 +120,9 @@ def install(model: nn.Module, parts: Mapping[str, Part]) -> nn.Module:
         return nn.Parameter(value.float(), requires_grad=False)
 
     embed = take("embed")
+    assert isinstance(embed, Tensor | PackedTensor)
     model.embed = PackedEmbedding(embed)
-    for i, block in enumerate(model.layers):  # type: ignore[arg-type, var-annotated]
+    for i, block in enumerate(model.layers):  # type: ignore[arg-type]
         at = f"layers.{i}"
         attention, ff = block.attention, block.feed_forward
         attention.qkv.norm.weight = number(f"{at}.attention_norm")
@@ -143,7 +143,7 @@ def install(model: nn.Module, parts: Mapping[str, Part]) -> nn.Module:
             ff.down = PackedLinear([take(f"{at}.feed_forward.down")])
     head = model.head
     head.norm.weight = number("norm")  # type: ignore[union-attr]
-    model.head = PackedProjection(head.norm, PackedLinear([left.pop("head", embed)]))  # type: ignore[arg-type, union-attr]
+    model.head = PackedProjection(head.norm, PackedLinear([left.pop("head", embed)]))  # type: ignore[arg-type]
     model.cache_dtype = torch.float16  # type: ignore[assignment]
     assert not left, f"parts without a place: {sorted(left)[:3]}"
     return model.eval()

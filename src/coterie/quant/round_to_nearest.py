@@ -48,9 +48,16 @@ def round_to_nearest(w_NK: Tensor, format: Format, importance_K: Tensor | None =
 def in_pieces(encoder: Encoder, w_NK: Tensor, format: Format, importance_K: Tensor | None) -> Codes:
     """The codes of a matrix, some rows at a time; the same as all at once."""
     step = max(1, _PIECE // w_NK.shape[1])
-    pieces = [encoder(w.float(), format, importance_K) for w in w_NK.split(step)]
-    fields = ((p.u_NK, p.scale, p.offset, p.sub_scale, p.sub_offset) for p in pieces)
-    return Codes(*(None if any(t is None for t in ts) else torch.cat(ts) for ts in zip(*fields, strict=True)))
+    pieces = [encoder(w_NK[i : i + step].float(), format, importance_K) for i in range(0, len(w_NK), step)]
+    if len(pieces) == 1:
+        return pieces[0]
+
+    def joined(tensors: list[Tensor | None]) -> Tensor | None:
+        return torch.cat([t for t in tensors if t is not None]) if tensors[0] is not None else None
+
+    u_NK, scale = torch.cat([p.u_NK for p in pieces]), torch.cat([p.scale for p in pieces])
+    rest = ([p.offset for p in pieces], [p.sub_scale for p in pieces], [p.sub_offset for p in pieces])
+    return Codes(u_NK, scale, *map(joined, rest))
 
 
 def encode(w_NK: Tensor, format: Format, importance_K: Tensor | None = None) -> Codes:
@@ -61,17 +68,21 @@ def encode(w_NK: Tensor, format: Format, importance_K: Tensor | None = None) -> 
     w_NGn = functional.pad(w_NK, (0, -K % outer)).view(N, -1, format.group)
     h_Gn = functional.pad(h_K.to(w_NK.device), (0, -K % outer)).view(-1, format.group)
     if not format.is_super:
-        s, o = (fit_symmetric if format.scales == "f16" else fit_offset)(w_NGn, h_Gn, format.bits)
+        s, o = fit(w_NGn, h_Gn, format)
         s, o = to_f16(s), None if o is None else to_f16(o)
         u_NK = values(w_NGn, s.float(), None if o is None else o.float(), format).view(N, -1)[:, :K]
         return Codes(u_NK.contiguous(), s.squeeze(-1), None if o is None else o.squeeze(-1))
-    fit = fit_symmetric(w_NGn, h_Gn, format.bits)
-    if format.scales != "super":
-        fit = fit_offset(w_NGn, h_Gn, format.bits, below_zero=True)
-    return with_quantised_scales(w_NGn, h_Gn, *fit, format, K)
+    return with_quantised_scales(w_NGn, h_Gn, *fit(w_NGn, h_Gn, format), format, K)
 
 
-def fit_symmetric(w_NGn: Tensor, h_Gn: Tensor, bits: int) -> tuple[Tensor, None]:
+def fit(w_NGn: Tensor, h_Gn: Tensor, format: Format) -> tuple[Tensor, Tensor | None]:
+    """Scales, and offsets where the format has them, [N, G, 1]."""
+    if format.zero:
+        return fit_symmetric(w_NGn, h_Gn, format.bits), None
+    return fit_offset(w_NGn, h_Gn, format.bits, below_zero=format.is_super)
+
+
+def fit_symmetric(w_NGn: Tensor, h_Gn: Tensor, bits: int) -> Tensor:
     """s [N, G, 1] of w ≈ s q, q from -2^(bits-1) to 2^(bits-1) - 1; s may be negative: the largest weight decides.
 
     For given q the best s is Σ h w q / Σ h q², and the squared error falls by (Σ h w q)² / Σ h q².
@@ -87,7 +98,7 @@ def fit_symmetric(w_NGn: Tensor, h_Gn: Tensor, bits: int) -> tuple[Tensor, None]
         gain = wq.square() / qq
         better = gain > best_gain
         best_gain, best_s = torch.where(better, gain, best_gain), torch.where(better, wq / qq, best_s)
-    return best_s, None
+    return best_s
 
 
 def fit_offset(w_NGn: Tensor, h_Gn: Tensor, bits: int, *, below_zero: bool = False) -> tuple[Tensor, Tensor]:
@@ -146,17 +157,17 @@ def with_quantised_scales(
         return t.reshape(N, -1, BLOCK // format.unit, t.shape[-1])
 
     w, h = blocks(w_NUn), h_Un.view(-1, BLOCK // format.unit, format.unit)
-    fit = _Fit.of(blocks(s), None if o is None else blocks(o), top)
+    scales = _Scales.of(blocks(s), None if o is None else blocks(o), top)
     best, kept = w.new_full((N, w.shape[1], 1, 1), torch.inf), None
     for _ in range(n_rounds):
-        s, o = fit.decoded()
+        s, o = scales.decoded()
         u = values(w, s, o, format).float()
         approx = s * (u - format.zero) if o is None else torch.addcmul(o, s, u)
         error = ((approx - w).square_() * h).sum((-2, -1), keepdim=True)
-        now = (u, *fit.parts())
+        now = (u, *scales.parts())
         kept = now if kept is None else tuple(torch.where(error < best, a, b) for a, b in zip(now, kept, strict=True))
         best = torch.minimum(error, best)
-        fit = fit.again(w, u - format.zero, h, top)
+        scales = scales.again(w, u - format.zero, h, top)
     assert kept is not None
     u, d, sc, *rest = kept
     flat = [t.view(N, -1) for t in (u, d, sc, *rest)]
@@ -168,7 +179,7 @@ def with_quantised_scales(
 
 
 @dataclass(frozen=True)
-class _Fit:
+class _Scales:
     """Quantised scales: d [N, B, 1, 1] times sc [N, B, U, 1], and where there is an offset, -dmin times m."""
 
     d: Tensor
@@ -177,12 +188,12 @@ class _Fit:
     m: Tensor | None = None
 
     @staticmethod
-    def of(s: Tensor, o: Tensor | None, top: int) -> "_Fit":
+    def of(s: Tensor, o: Tensor | None, top: int) -> "_Scales":
         d = _largest(s, top)
         if o is None:
-            return _Fit(d, _multiple(s, d, -top - 1, top))
+            return _Scales(d, _multiple(s, d, -top - 1, top))
         dmin = _largest(-o, top)
-        return _Fit(d, _multiple(s, d, 0, top), dmin, _multiple(-o, dmin, 0, top))
+        return _Scales(d, _multiple(s, d, 0, top), dmin, _multiple(-o, dmin, 0, top))
 
     def decoded(self) -> tuple[Tensor, Tensor | None]:
         return self.d * self.sc, None if self.dmin is None or self.m is None else -(self.dmin * self.m)
@@ -190,15 +201,15 @@ class _Fit:
     def parts(self) -> tuple[Tensor, ...]:
         return tuple(t for t in (self.d, self.sc, self.dmin, self.m) if t is not None)
 
-    def again(self, w: Tensor, q: Tensor, h: Tensor, top: int) -> "_Fit":
+    def again(self, w: Tensor, q: Tensor, h: Tensor, top: int) -> "_Scales":
         """The block's factors that suit these values best, and the multiples of them that suit each unit best."""
         if self.m is None:
             s = (w * q * h).sum(-1, keepdim=True) / (q * q * h).sum(-1, keepdim=True).clamp(min=_TINY)
             d = _best_factor(w, self.sc * q, h)
-            return _Fit(d, _multiple(s, d, -top - 1, top))
+            return _Scales(d, _multiple(s, d, -top - 1, top))
         s, o = least_squares(w, q, h, below_zero=True)
         d, dmin = _best_pair(w, self.sc * q, self.m.expand_as(w), h)
-        return _Fit(d, _multiple(s, d, 0, top), dmin, _multiple(-o, dmin, 0, top))
+        return _Scales(d, _multiple(s, d, 0, top), dmin, _multiple(-o, dmin, 0, top))
 
 
 def _largest(t: Tensor, top: int) -> Tensor:
