@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Planned", "plan_parts", "quantise_checkpoint", "quantised_parts"]
 
 Progress = Callable[[int, int], None]
+_LARGEST = 65504  # of F16
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,6 @@ def _read(p: Planned, files: Files, report: Report) -> "Tensor":
 
 def _packed(p: Planned, recipe: Recipe, w_NK: "Tensor", importance_K: "Tensor | None") -> PackedTensor:
     assert p.format is not None
-    packed = recipe.quantise(alternate_halves(w_NK) if p.name.endswith(".gate_up") else w_NK, p.format, importance_K)
-    if not bool(packed.scales_are_finite()):
-        largest = float(w_NK.abs().max())
+    if (largest := float(w_NK.abs().max())) > _LARGEST:
         raise CheckpointError(f"{p.name} contains {largest:.4g}, too much for the F16 scales of {p.format.label}")
-    return packed
+    return recipe.quantise(alternate_halves(w_NK) if p.name.endswith(".gate_up") else w_NK, p.format, importance_K)
