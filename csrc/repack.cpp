@@ -17,6 +17,21 @@ struct Row {  // up to 256 weights of one output
   uint8_t scale[16], minimum[16];  // of a super block's units
 };
 
+using Quad = uint32_t __attribute__((vector_size(16)));
+
+// out[j·16 .. j·16 + 15] as bytes = bytes 4j .. 4j + 3 of each of 16 sources, for j = 0..3: sources of 16 bytes
+inline void interleave(const uint8_t* const sources[PANEL], int64_t at, uint8_t* out) {
+  for (int c = 0; c < PANEL; c += 4) {
+    Quad q[4];
+    for (int i = 0; i < 4; i++) std::memcpy(&q[i], sources[c + i] + at, 16);
+    const Quad a = __builtin_shufflevector(q[0], q[1], 0, 4, 1, 5), b = __builtin_shufflevector(q[0], q[1], 2, 6, 3, 7);
+    const Quad d = __builtin_shufflevector(q[2], q[3], 0, 4, 1, 5), e = __builtin_shufflevector(q[2], q[3], 2, 6, 3, 7);
+    const Quad rows[4] = {__builtin_shufflevector(a, d, 0, 1, 4, 5), __builtin_shufflevector(a, d, 2, 3, 6, 7),
+                          __builtin_shufflevector(b, e, 0, 1, 4, 5), __builtin_shufflevector(b, e, 2, 3, 6, 7)};
+    for (int j = 0; j < 4; j++) std::memcpy(out + j * 64 + c * 4, &rows[j], 16);
+  }
+}
+
 uint16_t read16(const uint8_t* p) {
   uint16_t x;
   std::memcpy(&x, p, 2);
@@ -124,8 +139,10 @@ int64_t put_scales(const Format& f, const BlockLayout& at, const Row& row, int c
 void put_values(const Format& f, const BlockLayout& at, const Row* rows, int64_t n, uint8_t* out) {
   for (int64_t s = 0; s < n / SPAN; s++) {
     alignas(64) uint8_t v[512], t[512];
-    for (int column = 0; column < PANEL; column++)
-      for (int j = 0; j < 8; j++) std::memcpy(v + j * 64 + column * 4, rows[column].u + s * SPAN + j * 4, 4);
+    const uint8_t* values[PANEL];
+    for (int column = 0; column < PANEL; column++) values[column] = rows[column].u;
+    interleave(values, s * SPAN, v);
+    interleave(values, s * SPAN + 16, v + 256);
     if (f.bits == 8) std::memcpy(out + at.plane4 + s * 512, v, 512);
     else if (f.bits >= 4)
       for (int i = 0; i < 256; i++) out[at.plane4 + s * 256 + i] = (v[i] & 15) | (v[256 + i] & 15) << 4;
@@ -166,14 +183,14 @@ int64_t repack_block(const Matrix& from, int64_t panel, int64_t k, int64_t n, ui
   const BlockLayout at(f, n);
   int64_t n_bad = 0;
   if (f.bits == 4 && f.scales == Scales::F16 && sources[PANEL - 1]) {  // Q4_0's nibbles pair up as ours do
-    for (int64_t s = 0; s < n / SPAN; s++)
+    for (int64_t s = 0; s < n / SPAN; s++) {
       for (int64_t column = 0; column < PANEL; column++) {
-        const uint8_t* p = sources[column] + s * 18;
-        std::memcpy(out + s * 32 + column * 2, p, 2);
-        n_bad += is_bad(read16(p));
-        uint8_t* values = out + at.plane4 + s * 256 + column * 4;
-        for (int j = 0; j < 4; j++) std::memcpy(values + j * 64, p + 2 + 4 * j, 4);
+        const uint16_t scale = read16(sources[column] + s * 18);
+        std::memcpy(out + s * 32 + column * 2, &scale, 2);
+        n_bad += is_bad(scale);
       }
+      interleave(sources, s * 18 + 2, out + at.plane4 + s * 256);
+    }
     return n_bad;
   }
   static thread_local Row rows[PANEL];

@@ -11,6 +11,7 @@ from coterie.device import available_memory
 from coterie.errors import ResourceError
 from coterie.kernels import cpu
 from coterie.model import Transformer
+from coterie.quant.formats import SPAN
 from coterie.quant.layers import install
 
 __all__ = ["fits_interleaved", "load_gguf", "stays_quantised"]
@@ -21,10 +22,11 @@ _RESERVE = 1 << 30  # bytes that stay free beside an interleaved copy: the cache
 def stays_quantised(checkpoint: GgufCheckpoint, dtype: str, device: torch.device) -> bool:
     """Whether the file's own numbers are computed with: on a CPU with native kernels, unless a dtype is asked for.
 
-    bf16 and f32 files are plain models like any other.
+    bf16 and f32 files are plain models like any other, and so are experts too narrow for the interleaved layout.
     """
     is_plain = {entry.dtype for entry in checkpoint.entries} <= {"F32", "BF16"}
-    return dtype == "auto" and device.type == "cpu" and cpu.used() != "reference" and not is_plain
+    is_even = checkpoint.config.intermediate_size % SPAN == 0
+    return dtype == "auto" and device.type == "cpu" and cpu.used() != "reference" and not is_plain and is_even
 
 
 def fits_interleaved(checkpoint: GgufCheckpoint) -> bool:

@@ -50,7 +50,7 @@ def read_gguf_parts(
     with Files(checkpoint.files) as files:
         for name, stretches in matrices.items():
             stretches.sort(key=lambda stretch: stretch[1].first)
-            mapped = _mapped(checkpoint, stretches)
+            mapped = _mapped(checkpoint, name, stretches)
             if mapped is None:
                 parts[name] = _read(name, stretches, files)
             elif in_place and ".experts." in name:
@@ -66,26 +66,29 @@ def read_gguf_parts(
     return parts
 
 
-def _mapped(checkpoint: GgufCheckpoint, stretches: list[Stretch]) -> MappedMatrix | None:
+def _mapped(checkpoint: GgufCheckpoint, name: str, stretches: list[Stretch]) -> MappedMatrix | None:
     """A quantised matrix as it lies in the file, where the native kernels can take it so."""
     kinds = {entry.dtype for entry, _ in stretches}
-    (first, place), *rest = stretches
+    first, place = stretches[0]
     kind = first.dtype.lower()
     if len(kinds) != 1 or kind not in FORMATS or len(place.shape) != 2 or not cpu.can_hold([]):
         return None
-    N, K = place.shape
-    if rest and N % 32:
+    rows = [checkpoint.mapped(entry).reshape(p.shape[0], -1) for entry, p in stretches]
+    if name.endswith(".gate_up") and len(rows) == 1:
+        rows = np.split(rows[0], 2)
+    N, K, has_up = sum(map(len, rows)), place.shape[1], len(rows) > 1
+    if has_up and N % 64:
         return None  # an expert too narrow for panels that alternate
-    rows = [checkpoint.mapped(entry).reshape(N, -1) for entry, _ in stretches]
     head_rows = N // place.n_heads if place.n_heads else 0
-    return MappedMatrix(first.dtype, (N * len(rows), K), rows[0], rows[1] if rest else None, head_rows)
+    return MappedMatrix(first.dtype, (N, K), rows[0], rows[1] if has_up else None, head_rows)
 
 
 def _interleaved(mapped: MappedMatrix, entry: Entry) -> PackedTensor:
     packed, n_bad = mapped.interleaved()
     if n_bad:
         raise CheckpointError(
-            f"{entry.file}: {entry.name!r} has {n_bad} scales that are NaN or infinite; the weights are damaged, get them again"
+            f"{entry.file}: {entry.name!r} contains {n_bad} NaN or Inf among its scales; the weights are damaged, get "
+            "them again"
         )
     return packed
 

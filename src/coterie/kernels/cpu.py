@@ -203,7 +203,7 @@ def matrix_handle(parts: "Sequence[Packed | Tensor | Any]") -> Any:
 
 
 def expert_handle(gate_up: "Sequence[Packed | Any]", down: "Sequence[Packed | Any]") -> Any:
-    """What `experts` multiplies by: gate_up, packed with alternating panels or plain with gate first, and down of each."""
+    """What `experts` multiplies by: gate_up (packed with alternating panels, or plain, gate first) and down of each."""
     handle = _state().module.Experts()
     for first, second in zip(gate_up, down, strict=True):
         handle.append(_plain_gate_up(first) if isinstance(first, Tensor) else _any_matrix(first), _any_matrix(second))
