@@ -9,14 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional
 
 from coterie.errors import DataError
 from coterie.model import Transformer
 from coterie.model.attention import WholeSequences
+from coterie.model.norm import Linear, Projection
 from coterie.routing.balance import expert_counts
 from coterie.train.loss import linear_cross_entropy
 
 __all__ = ["Score", "score_tokens"]
+
+_BLOCK = 1024  # rows whose logits exist together
 
 
 class Score:
@@ -75,10 +80,17 @@ def _add(score: Score, model: Transformer, targets_BS: torch.Tensor, bos: int) -
     ids_BS = torch.cat((targets_BS.new_full((B, 1), bos), targets_BS[:, :-1]), 1)
     positions_T = torch.arange(S, device=model.device).repeat(B)
     out = model(ids_BS.flatten(), positions_T, WholeSequences(B, model.config.sliding_window))
-    head = model.head
-    hidden_TD, weight_VD = head.norm(out.hidden_TD), head.get_parameter("linear.weight")
-    nats = linear_cross_entropy(hidden_TD, weight_VD, targets_BS.flatten(), model.dtype)
+    nats = _nats(model.head, out.hidden_TD, targets_BS.flatten(), model.dtype)
     score.nats += float(nats)
     score.n_tokens += B * S
     counts = [expert_counts(r).double() for r in out.routings]  # float32 stops counting at 2^24
     score.counts_LE = [a + b for a, b in zip(score.counts_LE, counts, strict=True)] if score.counts_LE else counts
+
+
+def _nats(head: nn.Module, hidden_TD: torch.Tensor, targets_T: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Summed over the rows; a head whose weights are packed is asked for logits, a block of rows at a time."""
+    if isinstance(head, Projection) and isinstance(head.linear, Linear):
+        return linear_cross_entropy(head.norm(hidden_TD), head.linear.weight, targets_T, dtype)
+    blocks = zip(torch.split(hidden_TD, _BLOCK), torch.split(targets_T, _BLOCK), strict=True)
+    losses = [functional.cross_entropy(head(x_nD).float(), target_n, reduction="sum") for x_nD, target_n in blocks]
+    return torch.stack(losses).sum()

@@ -132,8 +132,9 @@ def use(name: str) -> Iterator[None]:
 
 
 def is_usable(x: Tensor) -> bool:
-    """Whether the native kernels take this input: on a CPU, no gradient asked for, a type they know."""
-    return x.is_cpu and not torch.is_grad_enabled() and x.dtype in _TYPES and _state().name != "reference"
+    """Whether the native kernels take this input: on a CPU, no gradient or autocast, a type they know."""
+    is_inference = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    return is_inference and x.is_cpu and x.dtype in _TYPES and _state().name != "reference"
 
 
 def _module() -> Any:
@@ -157,7 +158,7 @@ def can_hold(parts: "Sequence[Packed | Tensor | Any]") -> bool:
     return all(
         part.is_cpu and part.dtype in _TYPES
         if isinstance(part, Tensor)
-        else not hasattr(part, "format") or (part.data.is_cpu and has_product(part.format))
+        else has_product(part.format) and (hasattr(part, "native") or part.data.is_cpu)
         for part in parts
     )
 

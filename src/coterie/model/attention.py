@@ -81,8 +81,9 @@ class _Extendable(Protocol):
 def attend_segments(cache: _Extendable, layer: int, qkv: Tensor, rotary: Rotary, n_kv_heads: int) -> Tensor:
     """Attention in three steps: turn queries and keys, hand keys and values to the cache, attend segment by segment."""
     G, n = n_kv_heads, qkv.shape[1]
+    cos, sin = (t.to(qkv.dtype) for t in rotary)
     qk, v_TGP = torch.split_with_sizes(qkv, (n - G, G), 1)
-    q_THP, k_TGP = torch.split_with_sizes(rotate(qk, *rotary), (n - 2 * G, G), 1)
+    q_THP, k_TGP = torch.split_with_sizes(rotate(qk, cos, sin), (n - 2 * G, G), 1)
     outs = [_attend(q_THP, s) for s in cache.extend(layer, k_TGP, v_TGP)]
     return outs[0] if len(outs) == 1 else torch.cat(outs)
 

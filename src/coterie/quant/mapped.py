@@ -39,11 +39,6 @@ class MappedMatrix:
         return FORMATS[self.kind.lower()]
 
     @property
-    def data(self) -> Tensor:
-        """The mapped bytes of `rows`."""
-        return torch.from_numpy(self.rows.reshape(-1))
-
-    @property
     def nbytes(self) -> int:
         return self.rows.nbytes + (0 if self.up is None else self.up.nbytes)
 
