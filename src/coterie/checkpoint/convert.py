@@ -3,7 +3,7 @@
 Where the type stays, every byte stays: converting there and back gives the same tensors.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -21,31 +21,71 @@ from coterie.checkpoint.safetensors import write_file
 from coterie.checkpoint.tied import require_tied_equal
 from coterie.checkpoint.vocabulary import write_vocabulary
 from coterie.errors import RequestError, nearest
+from coterie.quant.recipe import TYPES, Recipe
 from coterie.tokenizer import tokenizer_files
 
 __all__ = ["FORMATS", "convert"]
 
-FORMATS = ("huggingface", "mistral", "gguf")
+FORMATS = ("huggingface", "mistral", "gguf", "packed")
 Progress = Callable[[int, int], None]
 
 
-def convert(src: Path, dst: Path, *, to: str, type: str | None = None, progress: Progress | None = None) -> None:
+def convert(
+    src: Path,
+    dst: Path,
+    *,
+    to: str,
+    type: str | None = None,
+    progress: Progress | None = None,
+    method: str = "rtn",
+    calibration: Sequence[int] | None = None,
+    notice: Callable[[str], None] = lambda sentence: None,
+) -> None:
     """Write the model in `src` as `dst` in the format `to`, its numbers as `type` (None: as is).
 
     Tokenizer files and generation_config.json are copied, or made of a GGUF file's vocabulary, or into one. NaN, Inf
     and numbers too large for float16 are errors that name the tensor. `dst` (a folder, or a .gguf file) must not exist;
-    it appears whole or not at all. `progress(done, total)` counts bytes read.
+    it appears whole or not at all. `progress(done, total)` counts bytes read. Of packed ones only: `method`,
+    `calibration` (token ids of a text), and `notice`, which hears of what does not go as usual: see `packed_write`.
     """
     if to not in FORMATS:
         raise RequestError(f"the format {to!r} is unknown, expected one of {', '.join(FORMATS)}{nearest(to, FORMATS)}")
     src, dst = Path(src), Path(dst)
     if type is not None:
         import_module("torch")  # not later, beside half a folder: Ctrl-C during an import may end the process at once
-    if to == "gguf":
-        convert_to_gguf(open_checkpoint(src), dst, type, progress)
+    if to != "packed" and (method != "rtn" or calibration is not None):
+        raise RequestError(f"a method and a calibration text are for packed files, and the format is {to!r}")
+    if to == "packed":
+        _to_packed(src, dst, type, method, calibration, progress, notice)
+    elif to == "gguf":
+        convert_to_gguf(_open_plain(src), dst, type, progress)
     else:
         code = None if type is None else file_type(type)[1]
-        _to_folder(open_checkpoint(src), dst, to, code, progress)
+        _to_folder(_open_plain(src), dst, to, code, progress)
+
+
+def _open_plain(src: Path) -> Checkpoint:
+    checkpoint = open_checkpoint(src)
+    if checkpoint.format == "packed":
+        raise RequestError(f"{src} is packed, which is the end of the road: convert the model that it was made from")
+    return checkpoint
+
+
+def _to_packed(
+    src: Path,
+    dst: Path,
+    type: str | None,
+    method: str,
+    calibration: Sequence[int] | None,
+    progress: Progress | None,
+    notice: Callable[[str], None],
+) -> None:
+    if type is None:
+        raise RequestError(f"packed files need to know how many bits: --type {', '.join(TYPES)}")
+    recipe = Recipe.of(type, method)
+    from coterie.checkpoint.packed_write import write_packed
+
+    write_packed(_open_plain(src), dst, recipe, calibration=calibration, progress=progress, notice=notice)
 
 
 def _to_folder(checkpoint: Checkpoint, dst: Path, to: str, code: str | None, progress: Progress | None) -> None:

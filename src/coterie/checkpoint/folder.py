@@ -18,6 +18,7 @@ from coterie.checkpoint.mistral import config_from_params, read_params
 from coterie.checkpoint.names import Naming, is_ignorable, naming_of, tied_head
 from coterie.checkpoint.numbers import FILE_DTYPES
 from coterie.checkpoint.opened import Checkpoint, list_names, main_code, match
+from coterie.checkpoint.packed import is_packed, open_packed
 from coterie.checkpoint.safetensors import Entry, read_entries
 from coterie.config import ModelConfig
 from coterie.errors import CheckpointError, ConfigError, UnsafeFileError
@@ -53,6 +54,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     path = Path(path)
     if path.suffix == ".gguf" and path.is_file():
         return open_gguf(path)
+    if is_packed(path):
+        return open_packed(path)
     format = _format(path)
     config = read_config(path) if format == "huggingface" else read_params(path)
     entries = [e for e in _all_entries(path, format) if not is_ignorable(e.name)]

@@ -22,7 +22,7 @@ class Checkpoint:
     """A checked model. `places` says for each entry, in the order of the files' bytes, what it fills."""
 
     path: Path
-    format: Literal["huggingface", "mistral", "gguf"]
+    format: Literal["huggingface", "mistral", "gguf", "packed"]
     naming: Naming
     config: ModelConfig
     entries: tuple[Entry, ...]

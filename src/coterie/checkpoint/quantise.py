@@ -33,7 +33,7 @@ _LARGEST = 65504  # of F16
 
 @dataclass(frozen=True)
 class Planned:
-    """A matrix (or vector) to come: packed in `format`, or plain of the file type `dtype`, for a `reason` or by plan."""
+    """A matrix or vector to come: packed in `format`, or plain of the file type `dtype`, by plan or for a `reason`."""
 
     name: str  # canonical; an expert's is `layers.3.moe.experts.5.down`
     part: str  # attention, experts, router, norms, embedding or head
@@ -66,6 +66,8 @@ def quantise_checkpoint(
 
     NaN and Inf are `CheckpointError`s that name the tensor; `progress(done, total)` counts bytes read.
     """
+    with Files(checkpoint.files) as files:
+        require_tied_equal(checkpoint, files)
     return dict(quantised_parts(checkpoint, plan_parts(checkpoint, recipe), recipe, importance, progress))
 
 
@@ -81,7 +83,6 @@ def quantised_parts(
     report = Report(progress, checkpoint.nbytes)
     report.add(done)
     with Files(checkpoint.files) as files:
-        require_tied_equal(checkpoint, files)
         for p in planned:
             weights = _read(p, files, report)
             if p.format is None:

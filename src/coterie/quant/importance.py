@@ -8,6 +8,7 @@ Shapes: T tokens, n tokens of one expert, K inputs of a matrix, D model width, F
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -47,6 +48,21 @@ class Importance:
             if ".experts." in name and name.endswith(".down"):
                 found.setdefault(name.split(".moe.")[0], []).append(n)
         return found
+
+    def save(self, path: Path) -> None:
+        """Write both to a safetensors file."""
+        from safetensors.torch import save_file
+
+        save_file(self.sums, path, {name: str(n) for name, n in self.counts.items()})
+
+    @classmethod
+    def load(cls, path: Path) -> "Importance":
+        """What `save` wrote."""
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as f:
+            counts = {name: int(n) for name, n in f.metadata().items()}
+            return cls({name: f.get_tensor(name) for name in counts}, counts)
 
 
 class ObservedLinear(nn.Module):

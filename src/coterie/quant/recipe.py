@@ -2,18 +2,19 @@
 
 Attention is a thirtieth of Mixtral's weights and most of the damage where it loses bits (arXiv 2312.17238, table 1): it
 stays at 8 bits whatever the experts get, and so do the head and the embedding. Norms and routers stay float32. A dense
-model's feed-forward counts as experts.
+model's feed-forward counts as experts. Recipes are read without torch.
 """
 
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from coterie.errors import CheckpointError, RequestError, nearest
-from coterie.quant import hqq, round_to_nearest
 from coterie.quant.formats import FORMATS, SPAN, Format
-from coterie.quant.tensor import PackedTensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from coterie.quant.tensor import PackedTensor
 
 __all__ = ["METHODS", "PACKED_PARTS", "TYPES", "Recipe", "why_not"]
 
@@ -49,7 +50,9 @@ class Recipe:
         found: Format | None = getattr(self, part) if part in PACKED_PARTS else None
         return found
 
-    def quantise(self, w_NK: Tensor, format: Format, importance_K: Tensor | None) -> PackedTensor:
+    def quantise(self, w_NK: "Tensor", format: Format, importance_K: "Tensor | None") -> "PackedTensor":
+        from coterie.quant import hqq, round_to_nearest
+
         encoder = {"rtn": round_to_nearest.round_to_nearest, "hqq": hqq.half_quadratic}[self.method]
         return encoder(w_NK, format, importance_K)
 
