@@ -3,6 +3,7 @@ import subprocess
 import pytest
 import torch
 
+from coterie.checkpoint.folder import open_checkpoint
 from coterie.checkpoint.verify import verify, write_manifest
 from coterie.errors import CheckpointError
 
@@ -127,3 +128,31 @@ def test_what_is_no_folder_and_an_empty_one(tmp_path):
         verify(tmp_path / "absent")
     with pytest.raises(CheckpointError, match="no file"):
         write_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_K"])
+def test_a_gguf_file_is_checked_against_the_manifest_of_its_folder(make_tiny, kind):
+    path, _ = make_tiny(hidden_size=256, intermediate_size=256, head_dim=64, num_hidden_layers=1).gguf(kind=kind)
+    (path.parent / "other.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"model\.gguf has no SHA256SUMS.*none is damaged"):
+        verify(path)
+    write_manifest(path.parent)
+    report = verify(path)
+    assert not report.problems and report.n_files == 1 and report.n_tensors == 13
+    entry = next(e for e in open_checkpoint(path).entries if e.name == "blk.0.attn_v.weight")
+    with open(path, "r+b") as f:
+        f.seek(entry.offset)
+        f.write(b"\xff\xff")
+    report = verify(path)
+    assert report.changed == ["model.gguf"] and len(report.damaged) == 1
+    assert "attn_v.weight" in report.damaged[0] and "1 NaN" in report.damaged[0]
+    assert verify(path.parent).damaged == report.damaged
+
+
+def test_every_part_of_a_split_gguf_file_is_checked(make_tiny):
+    path, _ = make_tiny().gguf(n_files=3)
+    write_manifest(path.parent)
+    assert verify(path).n_files == 3 and not verify(path.parent).problems
+    path.with_name("model-00002-of-00003.gguf").write_bytes(b"GGUF")
+    report = verify(path)
+    assert report.changed == ["model-00002-of-00003.gguf"] and "should have 4 bytes" in report.damaged[0]

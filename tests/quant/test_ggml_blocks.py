@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from coterie.quant import FORMATS, Codes, pack
-from coterie.quant.ggml_blocks import GGML_TYPES, dequantise, split
+from coterie.quant.ggml_blocks import GGML_TYPES, dequantise, scale_bytes, split
 
 QUANTISED = [name for name, t in GGML_TYPES.items() if t.is_quantised]
 
@@ -61,6 +61,14 @@ def fields(kind: str, raw: np.ndarray) -> list[bytes]:
     parts = split(kind, raw)
     names = ("u", "scale", "offset", "sub_scale", "sub_offset")
     return [v.tobytes() for name in names if (v := getattr(parts, name)) is not None]
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_the_scales_are_found_in_the_bytes(kind: str) -> None:
+    raw = random_rows(kind)
+    parts = split(kind, raw)
+    expected = [parts.scale.reshape(-1)] + ([] if parts.offset is None else [parts.offset.reshape(-1)])
+    assert np.array_equal(scale_bytes(kind, raw).view(np.float16).reshape(-1, len(expected)), np.stack(expected, 1))
 
 
 def test_the_example_of_the_docstring() -> None:

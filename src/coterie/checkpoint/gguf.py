@@ -27,7 +27,7 @@ from coterie.errors import CheckpointError
 from coterie.tokenizer import Tokenizer
 from coterie.tokenizer.gguf import gguf_tokenizer
 
-__all__ = ["GgufCheckpoint", "open_gguf", "read_header"]
+__all__ = ["GgufCheckpoint", "is_first_part", "open_gguf", "parts_of", "read_header"]
 
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _MOST_FILES = 10_000
@@ -62,7 +62,7 @@ class GgufCheckpoint(Checkpoint):
 def open_gguf(path: Path) -> GgufCheckpoint:
     """Open and check a file, or the first of several; `ConfigError` or `CheckpointError` say what is wrong."""
     path = Path(path)
-    files = _files(path)
+    files = parts_of(path)
     headers = [read_header(file) for file in files]
     _check_parts(files, headers)
     infos = _by_name(files, headers)
@@ -102,7 +102,13 @@ def read_header(path: Path) -> Header:
         raise CheckpointError(f"{path} cannot be read: {e.strerror}") from None
 
 
-def _files(path: Path) -> list[Path]:
+def is_first_part(path: Path) -> bool:
+    """Whether a file is a model, or the part of one by which it is named."""
+    part = _PART.fullmatch(path.name)
+    return part is None or int(part[2]) == 1
+
+
+def parts_of(path: Path) -> list[Path]:
     """The file, or all of a split model in their order, given the first."""
     part = _PART.fullmatch(path.name)
     if part is None:

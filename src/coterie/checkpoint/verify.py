@@ -1,4 +1,4 @@
-"""Is a model folder what its manifest says, and are its weights sound? Weights travel by torrent: know what you hold.
+"""Is a model what its manifest says, and are its weights sound? Weights travel by torrent: know what you hold.
 
 Each file is read once: the digest is taken and NaN and Inf are looked for in the same bytes. A file that is not in the
 manifest is named, and fails the check where a model would be read from it.
@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 
 from coterie.checkpoint.folder import open_checkpoint
+from coterie.checkpoint.gguf import is_first_part, parts_of, read_header
 from coterie.checkpoint.inside import inside
 from coterie.checkpoint.manifest import MANIFEST, files_of, read_manifest, save_manifest
 from coterie.checkpoint.names import Place
 from coterie.checkpoint.numbers import FILE_DTYPES, require_finite
 from coterie.checkpoint.pieces import PIECE_BYTES, cut
-from coterie.checkpoint.safetensors import read_entries
+from coterie.checkpoint.safetensors import Entry, read_entries
 from coterie.errors import CheckpointError, CoterieError
+from coterie.quant.ggml_blocks import GGML_TYPES, scale_bytes
 
 __all__ = ["Report", "verify", "write_manifest"]
 
@@ -59,16 +61,20 @@ class Report:
             raise CheckpointError(f"{folder} is not sound: {'; '.join(self.problems)}")
 
 
-def verify(folder: Path, *, progress: Progress | None = None) -> Report:
-    """Check a folder against its manifest and its weights for damage.
+def verify(path: Path, *, progress: Progress | None = None) -> Report:
+    """Check a folder, or a .gguf file (all parts of it), against its manifest and its weights for damage.
 
-    Raises `CheckpointError` where there is no manifest, and says even so what is wrong with the weights.
+    Raises `CheckpointError` where there is no manifest, and says even so what is wrong with the weights. That of a file
+    is the one in its folder.
     """
-    folder = _folder(folder)
+    parts = [part.name for part in parts_of(path)] if path.suffix == ".gguf" and path.is_file() else None
+    folder = _folder(path if parts is None else path.parent)
+    present = files_of(folder) if parts is None else parts
     if not (folder / MANIFEST).is_file():
-        raise _no_manifest(folder, progress)
+        raise _no_manifest(path, folder, present, progress)
     digests = read_manifest(folder)
-    present = files_of(folder)
+    if parts is not None:
+        digests = {name: digest for name, digest in digests.items() if name in parts}
     found, report = _read_all(folder, [name for name in digests if (folder / name).is_file()], progress)
     report.missing = sorted(digests.keys() - found.keys())
     report.changed = sorted(name for name, digest in found.items() if digest != digests[name])
@@ -76,12 +82,12 @@ def verify(folder: Path, *, progress: Progress | None = None) -> Report:
     return report
 
 
-def _no_manifest(folder: Path, progress: Progress | None) -> CheckpointError:
+def _no_manifest(path: Path, folder: Path, names: list[str], progress: Progress | None) -> CheckpointError:
     """What to say where there is no manifest; the weights are looked at even so."""
-    _, report = _read_all(folder, files_of(folder), progress)
+    _, report = _read_all(folder, names, progress)
     found = "; ".join(report.damaged) or f"of its {report.n_tensors} tensors none is damaged"
     return CheckpointError(
-        f"{folder} has no {MANIFEST}, so nothing says what its files should be; get the one published with it, or make "
+        f"{path} has no {MANIFEST}, so nothing says what its files should be; get the one published with it, or make "
         f"one of what is there now: coterie verify {folder} --write ({found})"
     )
 
@@ -134,14 +140,14 @@ def _read_all(folder: Path, names: list[str], progress: Progress | None) -> tupl
         report.n_tensors += n_tensors
         report.damaged += damage
     if not report.damaged:
-        report.damaged += _misfits(folder)
+        report.damaged += _misfits(folder, names)
     return {name: digest for name, (digest, _, _) in zip(names, results, strict=True)}, report
 
 
 def _read_file(path: Path, count: Callable[[int], None]) -> tuple[str, int, list[str]]:
     """Digest, number of tensors, and what is wrong with them."""
     digest, damage, segments, n_tensors = hashlib.sha256(), [], _plain(path), 0
-    if path.suffix == ".safetensors":
+    if path.suffix in (".safetensors", ".gguf"):
         try:
             n_tensors, segments = _by_tensor(path)
         except CheckpointError as e:
@@ -153,7 +159,7 @@ def _read_file(path: Path, count: Callable[[int], None]) -> tuple[str, int, list
                 if f.readinto(raw.data) != nbytes:
                     raise CheckpointError(f"{path} became shorter while it was read")
                 digest.update(raw.data)
-                if code in FILE_DTYPES:
+                if code in GGML_TYPES:
                     _note_damage(damage, raw, code, label)
                 count(nbytes)
     except OSError as e:
@@ -163,7 +169,10 @@ def _read_file(path: Path, count: Callable[[int], None]) -> tuple[str, int, list
 
 def _note_damage(damage: list[str], raw: "np.ndarray[Any, np.dtype[np.uint8]]", code: str, label: str) -> None:
     try:
-        require_finite(raw, code, label)
+        if code in FILE_DTYPES:
+            require_finite(raw, code, label)
+        else:
+            require_finite(scale_bytes(code, raw), "F16", f"a scale of {label}")
     except CheckpointError as e:
         if not any(label in sentence for sentence in damage):
             damage.append(str(e))
@@ -173,32 +182,48 @@ Segments = Iterator[tuple[int, str, str]]  # bytes, dtype code ("" where they ar
 
 
 def _plain(path: Path) -> Segments:
-    size = path.stat().st_size
+    return _bytes(path.stat().st_size)
+
+
+def _bytes(size: int) -> Segments:
+    """Bytes that are not numbers."""
     return ((min(PIECE_BYTES, size - start), "", "") for start in range(0, size, PIECE_BYTES))
 
 
 def _by_tensor(path: Path) -> tuple[int, Segments]:
-    """A safetensors file cut so that no number is: its header, then the pieces of each tensor, without a gap."""
-    entries = read_entries(path)
+    """A weight file cut so that no number is: its header, then the pieces of each tensor, and what is in between."""
+    entries = _entries(path)
 
     def segments() -> Segments:
-        yield entries[0].offset if entries else path.stat().st_size, "", ""
+        at = 0
         for entry in entries:
+            yield from _bytes(entry.offset - at)
             for piece in cut(entry, Place(entry.name, 0, entry.shape)):
                 yield piece.nbytes, entry.dtype, piece.label
+            at = entry.offset + entry.nbytes
+        yield from _bytes(path.stat().st_size - at)
 
     return len(entries), segments()
 
 
-def _misfits(folder: Path) -> list[str]:
-    """What is wrong with the folder as a model, where it is one."""
-    if not any((folder / name).is_file() for name in ("config.json", "params.json")):
-        return []
-    try:
-        open_checkpoint(folder)
-    except CoterieError as e:
-        return [str(e)]
-    return []
+def _entries(path: Path) -> list[Entry]:
+    if path.suffix == ".safetensors":
+        return read_entries(path)
+    tensors = sorted(read_header(path).tensors, key=lambda t: t.offset)
+    return [Entry(t.name, t.type.name, t.shape, path, t.offset, t.nbytes) for t in tensors]
+
+
+def _misfits(folder: Path, names: list[str]) -> list[str]:
+    """What is wrong with the folder as a model, where it is one, and with its .gguf files."""
+    models = [folder] if any(name in names for name in ("config.json", "params.json")) else []
+    models += [folder / name for name in names if name.endswith(".gguf") and is_first_part(folder / name)]
+    found = []
+    for model in models:
+        try:
+            open_checkpoint(model)
+        except CoterieError as e:
+            found.append(str(e))
+    return found
 
 
 def _is_read(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""`coterie verify DIR`: does the folder hold what its manifest says, and are the weights sound?"""
+"""`coterie verify MODEL`: is a folder or .gguf file what its manifest says, and are the weights sound?"""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -11,16 +11,16 @@ from coterie.cli.output import human_bytes, note, print_json, printable, progres
 __all__ = ["command"]
 
 
-@click.command("verify", short_help="Check a model folder against its sha256 manifest, and its weights for NaN.")
-@click.argument("folder", metavar="DIR")
+@click.command("verify", short_help="Check a model against its sha256 manifest, and its weights for NaN.")
+@click.argument("folder", metavar="MODEL")
 @click.option(
     "--write", is_flag=True, help="Make the manifest (SHA256SUMS) of what is there now; damaged weights get none."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(folder: str, write: bool, as_json: bool) -> None:
-    """Check every file of DIR against its SHA256SUMS, and every weight for NaN and Inf.
+    """Check every file of MODEL against its SHA256SUMS, and every weight for NaN and Inf.
 
-    Fails where there is no manifest. `sha256sum -c SHA256SUMS` reads the same file.
+    MODEL is a folder or a .gguf file. Fails where there is no manifest. `sha256sum -c SHA256SUMS` reads the same file.
 
     \b
     Example: coterie verify Mixtral-8x7B-v0.1

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["GGML_TYPES", "GgmlType", "Parts", "dequantise", "split"]
+__all__ = ["GGML_TYPES", "GgmlType", "Parts", "dequantise", "scale_bytes", "split"]
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -81,6 +81,12 @@ def split(kind: str, raw: Bytes) -> Parts:
     n, row_bytes = raw.shape
     assert row_bytes % t.nbytes == 0, f"{row_bytes} bytes are no whole blocks of {kind}"
     return _SPLITTERS[kind](raw.reshape(n, row_bytes // t.nbytes, t.nbytes))
+
+
+def scale_bytes(kind: str, raw: Bytes) -> Bytes:
+    """The float16 scales among the bytes of whole blocks, as bytes: where a quantised tensor can be NaN or infinite."""
+    block = raw.reshape(-1, GGML_TYPES[kind].nbytes)
+    return np.concatenate([block[:, at : at + 2] for at in _SCALES_AT[kind]], axis=1).reshape(-1)
 
 
 def dequantise(kind: str, raw: Bytes) -> Floats:
@@ -202,6 +208,8 @@ def _halves(field: Bytes) -> Bytes:
     return field.reshape(*field.shape[:2], 2, 32)
 
 
+_SCALES_AT = {"Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82),
+              "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}  # fmt: skip
 _ZEROS = {"Q4_0": 8, "Q5_0": 16, "Q8_0": 128, "Q3_K": 4, "Q6_K": 32}
 _SPLITTERS: dict[str, Callable[[Bytes], Parts]] = {
     "Q4_0": _q4_0,
