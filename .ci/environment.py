@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+CSRC = ROOT / "csrc"
 PYTHON = VENV / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 MEGABYTES = {  # of wheels, with what they draw in that nothing else does; Linux, x86-64
     "torch": 200,
@@ -57,7 +58,8 @@ def read_requirements(kind: str) -> tuple[dict[str, str], str]:
     lines = project["dependencies"] + (project["optional-dependencies"]["dev"] if kind == "dev" else [])
     pairs = (line.partition(">=")[::2] for line in lines)
     requirements = {normal(name): least for name, least in pairs}
-    state = "\0".join([source, pins, sys.version, Path(__file__).read_text("utf-8")])
+    native = [(ROOT / "CMakeLists.txt").read_text("utf-8"), *(p.read_text("utf-8") for p in sorted(CSRC.iterdir()))]
+    state = "\0".join([source, pins, sys.version, Path(__file__).read_text("utf-8"), *native])
     return requirements, hashlib.sha256(state.encode()).hexdigest()
 
 
@@ -138,12 +140,11 @@ def pip_install(kind: str, requirements: dict[str, str], missing: list[str]) -> 
 
 
 def install_ourselves() -> bool:
-    """An editable coterie with its command; without a network, where pip cannot fetch the build tool, by hand."""
-    if (VENV / "bin/coterie").exists() and "coterie" in installed(own_folders()):
-        return True
+    """An editable coterie with its command and native kernels; where pip cannot build, src/ linked by hand."""
+    say("building coterie and its native kernels, about a minute; a machine without a C++ compiler does without them")
     if pip("--no-deps", "--editable", str(ROOT), is_quiet=True) == 0:
         return True
-    say("pip cannot build (no network?): linking src/ instead")
+    say("pip cannot build (no network? to see why: .venv/bin/pip install --no-deps -e .): linking src/, without kernels")
     (own_folders()[0] / "coterie-src.pth").write_text(f"{ROOT / 'src'}\n")
     script = VENV / "bin/coterie"
     script.write_text(f"#!{PYTHON}\nimport sys\nfrom coterie.cli.main import main\nsys.exit(main())\n")
