@@ -170,7 +170,7 @@ def test_requests_that_cannot_be(lm: LanguageModel) -> None:
         lambda: lm.chat("hello"),
         lambda: lm.chat([{"role": "user"}]),
         lambda: lm.chat([{"role": "user", "content": "a"}], chat_form="chatty"),
-        lambda: coterie.load(quantize="int4"),
+        lambda: coterie.load(quantize="int7"),
     ):
         with pytest.raises(RequestError):
             ask()

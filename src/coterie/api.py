@@ -27,6 +27,7 @@ from coterie.engine.score import Score, encode_pair, score
 from coterie.engine.trace import RoutingTrace, stack_routings
 from coterie.errors import ContextError, RequestError, TokenizerError
 from coterie.model import Transformer
+from coterie.quant.report import PartBits, bits_of
 from coterie.tokenizer import Tokenizer
 from coterie.tokenizer.chat import ChatForm
 from coterie.tokenizer.chat import chat_form as find_chat_form
@@ -54,12 +55,12 @@ def load(
     """A model ready to use. `source`: None for the model that ships, a folder, a .gguf file, or "org/name" in the
     Hugging Face cache.
 
-    `dtype` "auto" is the file's, but float32 where the CPU has no bf16 instructions. Raises `CheckpointError`,
-    `ConfigError`, `TokenizerError`, `ResourceError` or `DownloadError`, each with what to do; nothing is downloaded.
+    `dtype` "auto" is the file's, but float32 where the CPU has no bf16 instructions. `quantize` ("int8", "int6",
+    "int5", "int4", "int3" or "int2") packs the weights as they are read: the experts' to so many bits, others to 8. Raises
+    `CheckpointError`, `ConfigError`, `TokenizerError`, `ResourceError` or `DownloadError`, each with what to do;
+    nothing is downloaded.
     """
-    if quantize is not None:
-        raise RequestError(f"quantize is {quantize!r}, but quantization is not there yet: leave it out")
-    return open_model(source, device=device, dtype=dtype)
+    return open_model(source, device=device, dtype=dtype, quantize=quantize)
 
 
 def open_model(
@@ -69,12 +70,20 @@ def open_model(
     dtype: str = "auto",
     progress: Callable[[int, int], None] | None = None,
     check: Callable[[ModelConfig, Tokenizer | None], None] = lambda config, tokenizer: None,
+    quantize: str | None = None,
 ) -> "LanguageModel":
     """What `load` does, telling `progress(bytes done, bytes in all)` on the way. `check` may raise before it begins."""
     path = find_model(source)
     tokenizer, chat_form = open_vocabulary(path)
     return LanguageModel(
-        load_model(path, dtype=dtype, device=device, progress=progress, check=lambda config: check(config, tokenizer)),
+        load_model(
+            path,
+            dtype=dtype,
+            device=device,
+            progress=progress,
+            check=lambda config: check(config, tokenizer),
+            quantize=quantize,
+        ),
         tokenizer,
         chat_form,
         name=str(source or "demo"),
@@ -114,6 +123,10 @@ class LanguageModel:
                 "tokenizer.model or tokenizer.json into the folder"
             )
         return self._tokenizer
+
+    def bits(self) -> list[PartBits]:
+        """The format, bits per weight and bytes of each part (attention, experts, ...), read off the loaded model."""
+        return bits_of(self.model)
 
     @torch.inference_mode()
     def logits(self, ids: Prompt) -> Tensor:

@@ -18,12 +18,14 @@ from coterie.checkpoint.gguf import GgufCheckpoint
 from coterie.checkpoint.names import canonical_shapes
 from coterie.checkpoint.numbers import FILE_DTYPES, as_torch, convert_into, plain, require_finite, size_text
 from coterie.checkpoint.opened import Checkpoint
+from coterie.checkpoint.packed import PackedCheckpoint
 from coterie.checkpoint.pieces import Files, Piece, cut, half_split
 from coterie.checkpoint.safetensors import ITEM_BITS
 from coterie.checkpoint.tied import require_tied_equal
 from coterie.config import ModelConfig
 from coterie.device import available_memory, choose_device, choose_dtype, total_memory
 from coterie.errors import ResourceError
+from coterie.quant.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -45,9 +47,11 @@ def load_model(
     device: "str | torch.device" = "auto",
     progress: Progress | None = None,
     check: Callable[[ModelConfig], None] = lambda config: None,
+    quantize: str | None = None,
 ) -> "Transformer":
     """The model of a checked folder, its weights on `device` as `dtype` ("auto": the file's type where that is fast).
 
+    `quantize` ("int8" ... "int2") packs them as they are read; a packed folder is mapped.
     `check(config)` may raise before any weight is read; `progress(done, total)` is called with bytes. Raises
     `ConfigError`, `CheckpointError` (NaN and Inf included) and `ResourceError` where memory does not suffice; nothing
     half loaded is ever returned.
@@ -57,6 +61,14 @@ def load_model(
     checkpoint = open_checkpoint(Path(path))
     check(checkpoint.config)
     chosen_device = choose_device(str(device))
+    if quantize is not None or isinstance(checkpoint, PackedCheckpoint):
+        from coterie.checkpoint.packed_load import load_packed, load_quantised
+
+        packed_device = choose_device("cpu" if str(device) == "auto" else str(device))
+        if quantize is not None:
+            return load_quantised(checkpoint, Recipe.of(quantize), dtype, packed_device, progress)
+        assert isinstance(checkpoint, PackedCheckpoint)
+        return load_packed(checkpoint, dtype, packed_device)
     if isinstance(checkpoint, GgufCheckpoint):
         from coterie.checkpoint.gguf_load import load_gguf, stays_quantised
 
