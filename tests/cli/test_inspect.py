@@ -142,7 +142,8 @@ def test_what_cannot_be_inspected_is_one_sentence(
         write(tmp_path / "b" / "config.json", {**MIXTRAL_CONFIG, "num_local_experts": 0}): "num_local_experts",
         write(tmp_path / "c" / "config.json", {**MIXTRAL_CONFIG, "num_experts_per_tok": 9}): "num_experts_per_tok",
         write(tmp_path / "d" / "config.json", {**MIXTRAL_CONFIG, "num_key_value_heads": 5}): "num_key_value_heads",
-        write(tmp_path / "e.gguf", {}): "GGUF",
+        write(tmp_path / "e" / "e.gguf", {}): "no GGUF file",
+        tmp_path / "e": "GGUF files; name one of them (e.gguf)",
         tiny / "model.safetensors": "not a folder; expected a model's folder",
     }
     for path, words in bad.items():

@@ -84,6 +84,8 @@ def _format(path: Path) -> Literal["huggingface", "mistral"]:
         return "mistral"
     if pickles := _pickles(path):
         raise _only_pickles(path, "has its weights only as pickles", pickles)
+    if files := sorted(p.name for p in path.glob("*.gguf")):
+        raise ConfigError(f"{path} has no config.json, but GGUF files; name one of them ({list_names(files)})")
     found = list_names(sorted(p.name for p in path.iterdir())) or "nothing"
     raise ConfigError(f"{path} has neither config.json nor params.json (it holds {found}); name a model's folder")
 

@@ -40,6 +40,9 @@ class GgufCheckpoint(Checkpoint):
 
     uncut: tuple[Entry, ...] = field(kw_only=True)
     metadata: dict[str, Any] = field(kw_only=True)
+    _maps: "dict[Path, np.ndarray[Any, np.dtype[np.uint8]]]" = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def listed(self) -> tuple[Entry, ...]:
@@ -55,8 +58,10 @@ class GgufCheckpoint(Checkpoint):
         return template if isinstance(template, str) else None
 
     def mapped(self, entry: Entry) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-        """The bytes of an entry, mapped into memory, read-only."""
-        return np.memmap(entry.file, np.uint8, "r", entry.offset, (entry.nbytes,))
+        """The bytes of an entry, mapped into memory (each file once), read-only."""
+        if entry.file not in self._maps:
+            self._maps[entry.file] = np.memmap(entry.file, np.uint8, "r")
+        return self._maps[entry.file][entry.offset : entry.offset + entry.nbytes]
 
 
 def open_gguf(path: Path) -> GgufCheckpoint:

@@ -29,14 +29,15 @@ def find_model(source: str | Path | None = None) -> Path:
         return DEMO
     text = str(source)
     if "\0" in text or not text:
-        raise CheckpointError(f"{text!r} is not the name of a model, expected a folder, org/name or demo")
+        raise CheckpointError(f"{text!r} is not the name of a model, expected a folder, a .gguf file, org/name or demo")
     path = Path(source).expanduser()
     if path.exists():
         return path
     name, _, file = text.partition(":")
     if not isinstance(source, str) or not _is_repository_name(name) or ".." in file:
         raise CheckpointError(
-            f"{text}: there is no such folder or file; a model is a folder, org/name in the Hugging Face cache, or demo"
+            f"{text}: there is no such folder or file; a model is a folder, a .gguf file, org/name in the "
+            "Hugging Face cache, or demo"
         )
     snapshot = cached_snapshot(name)
     if snapshot is None:

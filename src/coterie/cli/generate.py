@@ -32,7 +32,9 @@ _MIDDLE = "middle"
 
 @click.command("generate")
 @click.argument("prompt", required=False)
-@click.option("-m", "--model", default="demo", metavar="MODEL", help="A folder, org/name in the cache; else demo.")
+@click.option(
+    "-m", "--model", default="demo", metavar="MODEL", help="A folder, a .gguf file, org/name in the cache; else demo."
+)
 @click.option("-f", "--file", type=click.Path(path_type=Path), help="Read the prompt from a file (else from stdin).")
 @click.option("--max-tokens", type=int, metavar="N", help="Most new tokens (default 256).")
 @click.option("-t", "--temperature", type=float, metavar="T", help="0, the default, always takes the likeliest token.")

@@ -102,7 +102,7 @@ def _debug_option() -> click.Option:
 def _coterie() -> None:
     """Run, train and look inside sparse mixture-of-experts language models of the Mixtral family.
 
-    A MODEL is a folder, `org/name` in the Hugging Face cache, or `demo`, the small one that ships.
+    A MODEL is a folder, a .gguf file, `org/name[:FILE.gguf]` in the Hugging Face cache, or `demo`, which ships.
     Results go to stdout, everything else to stderr. `coterie VERB --help` says more about each.
     """
 
