@@ -252,12 +252,17 @@ class Tiny:
         edit: Callable[[dict[str, Any]], None] | None = None,
         keys: dict[str, Any] | None = None,
         vocabulary: bool = False,
+        kinds: dict[str, str] | None = None,
     ) -> tuple[Path, Tensors]:
-        """A file by the gguf package's own writer, and the canonical tensors that it stands for, as float32."""
+        """A file by the gguf package's own writer, and the canonical tensors that it stands for, as float32.
+
+        `kinds`: types of tensors whose name has this in it, where they are not `kind`.
+        """
         named = gguf_tensors(self.config, self.tensors, experts)
         if edit is not None:
             edit(named)
-        blocks = {key: to_blocks(value, kind) for key, value in named.items()}
+        own = {key: k for key in named for part, k in (kinds or {}).items() if part in key}
+        blocks = {key: to_blocks(value, own.get(key, kind)) for key, value in named.items()}
         paths = [self.root / f"{name}.gguf"]
         if n_files > 1:
             paths = [self.root / f"{name}-{i + 1:05}-of-{n_files:05}.gguf" for i in range(n_files)]

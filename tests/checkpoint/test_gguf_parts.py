@@ -74,3 +74,24 @@ def test_a_scale_that_is_not_finite_is_found(make_tiny: Callable) -> None:
         f.write(np.float16(np.inf).tobytes())
     with pytest.raises(CheckpointError, match=r"attn_k\.weight' contains 1 NaN or Inf among its scales"):
         read_gguf_parts(open_gguf(path))
+
+
+def test_a_router_that_was_quantised_is_float_again(make_tiny: Callable) -> None:
+    path, expected = make_tiny(**WIDE, num_local_experts=8).gguf(kind="Q4_0")
+    parts = read_gguf_parts(open_gguf(path))
+    assert parts["layers.0.moe.router"].dtype == torch.float32
+    assert torch.equal(parts["layers.0.moe.router"], expected["layers.0.moe.router"])
+
+
+def test_types_may_differ_from_tensor_to_tensor(make_tiny: Callable) -> None:
+    kinds = {"ffn_down": "Q6_K", "attn_v": "Q8_0", "token_embd": "F16", "output.weight": "Q6_K", "ffn_gate_inp": "F16"}
+    path, expected = make_tiny(**WIDE).gguf(kind="Q4_K", kinds=kinds)
+    compare(read_gguf_parts(open_gguf(path)), expected)
+
+
+def test_gate_and_up_of_different_types_become_q8_0(make_tiny: Callable) -> None:
+    path, expected = make_tiny(**WIDE).gguf(kind="Q4_0", kinds={"ffn_up": "Q5_0"})
+    part = read_gguf_parts(open_gguf(path))["layers.0.moe.experts.2.gate_up"]
+    assert isinstance(part, PackedTensor) and part.format.bits == 8
+    error = (numbers(part, "gate_up") - expected["layers.0.moe.experts.gate_up"][2]).abs().max()
+    assert error < 0.02 * expected["layers.0.moe.experts.gate_up"].abs().max()

@@ -170,6 +170,9 @@ def _config(path: Path, metadata: dict[str, Any], entries: dict[str, Entry]) -> 
     embed = entries.get(_EMBED)
     if embed is None or len(embed.shape) != 2:
         raise CheckpointError(f"{path} has no tensor {_EMBED!r} of two dimensions; is it a whole model?")
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, list) and len(tokens) > embed.shape[0]:
+        raise CheckpointError(f"{path} has {len(tokens):,} tokens, and {embed.shape[0]:,} rows in its embedding")
     dtype = FILE_DTYPES.get(main_code(entries.values()), "bfloat16")
     return config_from_metadata(
         metadata, str(path), vocab_size=embed.shape[0], is_tied=_HEAD not in entries, dtype=dtype

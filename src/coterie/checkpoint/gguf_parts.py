@@ -71,7 +71,8 @@ def _mapped(checkpoint: GgufCheckpoint, name: str, stretches: list[Stretch]) -> 
     kinds = {entry.dtype for entry, _ in stretches}
     first, place = stretches[0]
     kind = first.dtype.lower()
-    if len(kinds) != 1 or kind not in FORMATS or len(place.shape) != 2 or not cpu.can_hold([]):
+    is_matrix = len(place.shape) == 2 and not name.endswith(".router")
+    if len(kinds) != 1 or kind not in FORMATS or not is_matrix or not cpu.can_hold([]):
         return None
     rows = [checkpoint.mapped(entry).reshape(p.shape[0], -1) for entry, p in stretches]
     if name.endswith(".gate_up") and len(rows) == 1:
@@ -120,6 +121,8 @@ def _read(name: str, stretches: list[Stretch], files: Files) -> PackedTensor | T
     is_gate_up = name.endswith("gate_up")
     if kinds <= FILE_DTYPES.keys():
         return _float(name, stretches, rows, label)
+    if name.endswith(".router"):
+        return _finite(torch.from_numpy(dequantise(kinds.pop(), rows[0])), label)
     n_rows = sum(map(len, rows))
     if is_gate_up and n_rows % 64:
         raise CheckpointError(f"{label} has {n_rows // 2} rows an expert, and packed experts need a multiple of 32")
@@ -130,6 +133,11 @@ def _read(name: str, stretches: list[Stretch], files: Files) -> PackedTensor | T
     if is_gate_up:
         joined = alternate_halves(torch.from_numpy(joined)).contiguous().numpy()
     return repack(kinds.pop(), joined, label)
+
+
+def _finite(router_ED: Tensor, label: str) -> Tensor:
+    require_finite(router_ED.view(-1).view(torch.uint8).numpy(), "F32", label)
+    return router_ED
 
 
 def _rows(entry: Entry, place: Place, files: Files) -> Bytes:
