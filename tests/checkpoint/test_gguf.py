@@ -189,3 +189,12 @@ def test_what_would_change_the_mathematics_is_refused(make_tiny: Callable, keys:
     with pytest.raises(ConfigError) as caught:
         open_gguf(make_tiny().gguf(keys=keys)[0])
     assert said in str(caught.value)
+
+
+def test_released_pages_come_again(make_tiny: Callable) -> None:
+    checkpoint = open_gguf(make_tiny(vocab_size=4000).gguf()[0])
+    entry = next(e for e in checkpoint.entries if e.name == "token_embd.weight")
+    checkpoint.release(entry)  # nothing is mapped yet
+    before = checkpoint.mapped(entry).copy()
+    checkpoint.release(entry)
+    assert np.array_equal(checkpoint.mapped(entry), before)

@@ -63,6 +63,14 @@ class GgufCheckpoint(Checkpoint):
             self._maps[entry.file] = np.memmap(entry.file, np.uint8, "r")
         return self._maps[entry.file][entry.offset : entry.offset + entry.nbytes]
 
+    def release(self, entry: Entry) -> None:
+        """Give the mapped pages that lie wholly in an entry back; they come again when they are read again."""
+        mapping: Any = getattr(self._maps.get(entry.file), "_mmap", None)
+        first = -(-entry.offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = (entry.offset + entry.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if mapping is not None and hasattr(mapping, "madvise") and first < last:
+            mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
+
 
 def open_gguf(path: Path) -> GgufCheckpoint:
     """Open and check a file, or the first of several; `ConfigError` or `CheckpointError` say what is wrong."""

@@ -57,6 +57,8 @@ def read_gguf_parts(
                 parts[name] = mapped
             else:
                 parts[name] = _interleaved(mapped, stretches[0][0])
+                for entry, _ in stretches:
+                    checkpoint.release(entry)
             for entry, place in stretches:
                 if not keep:
                     files.forget(Piece(entry, place, 0, entry.nbytes))
