@@ -69,6 +69,17 @@ struct Matrices { std::vector<Matrix> all; };
 
 struct Experts { std::vector<Matrix> gate_up, down; };
 
+struct Decoder {
+  struct Layer {
+    Norm attention_norm, moe_norm;
+    Matrices qkv, o;
+    Experts experts;
+    const float* router; int64_t E, S; bool renormalise;
+    int64_t F;
+  };
+  std::vector<Layer> layers;
+};
+
 void* address(uintptr_t p) { return (void*)p; }
 
 }  // namespace
@@ -138,6 +149,32 @@ NB_MODULE(_native, m) {
     run(&Kernels::norm, NormCall{address(x), (Type)type, T, D, {address(weight), (Type)weight_type, eps}, address(out)});
   });
   m.def("add", [](uintptr_t a, uintptr_t b, int type, int64_t n, uintptr_t out) { run(&Kernels::add, AddCall{address(a), address(b), (Type)type, n, address(out)}); });
+  m.def("argmax", [](uintptr_t x, int type, int64_t T, int64_t V, uintptr_t ids, uintptr_t values) {
+    run(&Kernels::argmax, ArgmaxCall{address(x), (Type)type, T, V, (int64_t*)ids, (float*)values});
+  });
+  nb::class_<Decoder>(m, "Decoder")
+      .def(nb::init<>())
+      .def("append", [](Decoder& d, const Matrices& qkv, const Matrices& o, uintptr_t attention_norm, uintptr_t moe_norm, int norm_type, float eps,
+                        uintptr_t router, int64_t E, int64_t S, bool renormalise, const Experts& experts, int64_t F) {
+        const Norm first{address(attention_norm), (Type)norm_type, eps}, second{address(moe_norm), (Type)norm_type, eps};
+        d.layers.push_back({first, second, qkv, o, experts, (const float*)router, E, S, renormalise, F});
+      })
+      .def("run", [](const Decoder& d, uintptr_t x, int type, int64_t T, int64_t D, int64_t H, int64_t G, int64_t P, uintptr_t cos, uintptr_t sin,
+                     const std::vector<uintptr_t>& k, const std::vector<uintptr_t>& v, int cache_type, int64_t n_places, uintptr_t sequences,
+                     int64_t B, int64_t window, float scale, uintptr_t ids, uintptr_t weights, uintptr_t logits) {
+        std::vector<LayerWeights> layers;
+        for (size_t l = 0; l < d.layers.size(); l++) {
+          const Decoder::Layer& w = d.layers[l];
+          layers.push_back({w.attention_norm, w.moe_norm, w.qkv.all.data(), (int)w.qkv.all.size(), w.o.all.data(), (int)w.o.all.size(), w.router,
+                            w.E, w.S, w.renormalise, w.experts.gate_up.data(), w.experts.down.data(), w.F, address(k[l]), address(v[l])});
+        }
+        const AttentionCall attention{nullptr, (Type)type, T, H, G, P, (const float*)cos, (const float*)sin, nullptr, nullptr,
+                                      (Type)cache_type, n_places, (const int64_t*)sequences, B, window, scale, nullptr};
+        nb::gil_scoped_release unlocked;
+        std::lock_guard<std::mutex> lock(one_at_a_time);
+        decode(*chosen.kernels, the_pool(), {address(x), (Type)type, T, D, layers.data(), (int64_t)layers.size(), attention, (int32_t*)ids,
+                                             (float*)weights, (float*)logits});
+      });
   m.def("embed", [](const Matrix& table, uintptr_t ids, int64_t T, uintptr_t out, int type) {
     run(&Kernels::embed, EmbedCall{(const int64_t*)ids, T, table, address(out), (Type)type});
   });

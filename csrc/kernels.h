@@ -87,6 +87,8 @@ struct RouteCall {
 
 struct NormCall { const void* x; Type type; int64_t T, D; Norm norm; void* out; };
 struct AddCall { const void* a; const void* b; Type type; int64_t n; void* out; };
+// the largest number of each row, the first place where several are; NaN counts as the largest
+struct ArgmaxCall { const void* x; Type type; int64_t T, V; int64_t* ids; float* values; };
 struct EmbedCall { const int64_t* ids; int64_t T; Matrix table; void* out; Type type; };
 
 // bf16 rows meet bf16 weights in the processor's own instruction; false, or rows of another type: both as float32.
@@ -100,7 +102,26 @@ struct Kernels {  // one table an instruction set
   void (*norm)(Pool&, const NormCall&);
   void (*add)(Pool&, const AddCall&);
   void (*embed)(Pool&, const EmbedCall&);
+  void (*argmax)(Pool&, const ArgmaxCall&);
 };
+
+// A sparse decoder's layers in one call, for rows x [T, D] that come from the embedding and are overwritten. Routings of
+// all layers: ids, weights [layers, T, S], logits [layers, T, E].
+struct LayerWeights {
+  Norm attention_norm, moe_norm;
+  const Matrix* qkv; int n_qkv;
+  const Matrix* o; int n_o;
+  const float* router; int64_t E, S; bool renormalise;
+  const Matrix* gate_up; const Matrix* down; int64_t F;
+  void* k; void* v;
+};
+struct DecoderCall {
+  void* x; Type type; int64_t T, D;
+  const LayerWeights* layers; int64_t n_layers;
+  AttentionCall attention;  // all but qkv, k, v and out
+  int32_t* ids; float* weights; float* logits;
+};
+void decode(const Kernels&, Pool&, const DecoderCall&);
 
 extern const Kernels kernels_portable;
 #if defined(COTERIE_X86)

@@ -185,6 +185,29 @@ inline void read_table_row(const Matrix& m, int64_t n, float* out) {
   }
 }
 
+inline void argmax(Pool& pool, const ArgmaxCall& call) {
+  pool.run(call.T, std::max<int64_t>(1, 32768 / call.V), [&](int64_t begin, int64_t end, int) {
+    alignas(64) float block[256];
+    for (int64_t t = begin; t < end; t++) {
+      float best = -INFINITY;
+      int64_t at = 0;
+      for (int64_t i = 0; i < call.V; i += 256) {
+        const int64_t n = std::min<int64_t>(256, call.V - i);
+        to_floats(block, call.x, call.type, t * call.V + i, n);
+        F most = set1(-INFINITY), sum = zero();
+        for (int64_t j = 0; j + W <= n; j += W) most = max(load(block + j), most), sum = coterie::COTERIE_ISA::add(sum, load(block + j));
+        const float total = sum_lanes(sum);
+        bool is_better = max_lanes(most) > best || total != total;
+        for (int64_t j = n / W * W; j < n && !is_better; j++) is_better = !(block[j] <= best);
+        if (!is_better) continue;
+        for (int64_t j = 0; j < n; j++)
+          if (block[j] > best || (block[j] != block[j] && best == best)) best = block[j], at = i + j;
+      }
+      call.ids[t] = at, call.values[t] = best;
+    }
+  });
+}
+
 inline void embed(Pool& pool, const EmbedCall& call) {
   const int64_t K = call.table.K;
   pool.run(call.T, 4, [&](int64_t begin, int64_t end, int thread) {

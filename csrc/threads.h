@@ -30,6 +30,8 @@ class Pool {
     run_all(n, chunk, [](void* b, int64_t begin, int64_t end, int thread) { (*(Body*)b)(begin, end, thread); }, &body);
   }
 
+  static constexpr int PASS = 8;  // the kind of scratch of a whole pass; kernels use 0..7
+
   // Memory of a thread that stays for the next call; one piece for each `kind`.
   uint8_t* scratch(int thread, int kind, int64_t bytes);
   // One caller at a time; the call of a Python thread that finds it taken waits.
@@ -38,7 +40,7 @@ class Pool {
  private:
   using Invoke = void (*)(void*, int64_t, int64_t, int);
   struct Scratch { uint8_t* data = nullptr; int64_t bytes = 0; };
-  static constexpr int N_KINDS = 8;
+  static constexpr int N_KINDS = 9;
 
   void run_all(int64_t n, int64_t chunk, Invoke invoke, void* body);
   void work(int thread);

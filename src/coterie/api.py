@@ -56,8 +56,8 @@ def load(
     Hugging Face cache.
 
     `dtype` "auto" is the file's, but float32 where the CPU has no bf16 instructions. `quantize` ("int8", "int6",
-    "int5", "int4", "int3" or "int2") packs the weights as they are read: the experts' to so many bits, others to 8. Raises
-    `CheckpointError`, `ConfigError`, `TokenizerError`, `ResourceError` or `DownloadError`, each with what to do;
+    "int5", "int4", "int3" or "int2") packs the weights as they are read: the experts' to so many bits, others to 8.
+    Raises `CheckpointError`, `ConfigError`, `TokenizerError`, `ResourceError` or `DownloadError`, each with what to do;
     nothing is downloaded.
     """
     return open_model(source, device=device, dtype=dtype, quantize=quantize)

@@ -8,7 +8,7 @@ from coterie.quant.round_to_nearest import round_to_nearest
 
 
 def test_shrink_takes_more_off_small_errors_and_keeps_signs() -> None:
-    """|e| - |e|^(-0.3) / beta where that is positive: at beta 4, 1 - 1/4 and nothing of 0.2, since 0.2^-0.3 / 4 = 0.41."""
+    """|e| - |e|^(-0.3) / beta where that is positive: at beta 4, of 1 is left 1 - 1/4, of 0.2 nothing."""
     e = torch.tensor([1.0, -1.0, 0.2, 0.0])
     assert torch.allclose(shrink(e, 4.0), torch.tensor([0.75, -0.75, 0.0, 0.0]))
     assert torch.allclose(shrink(e, 1e9), e, atol=1e-6)

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from coterie.checkpoint.numbers import size_text
 from coterie.errors import CheckpointError, ResourceError
 
-__all__ = ["disk_errors", "new_file", "new_folder", "require_disk"]
+__all__ = ["disk_errors", "new_file", "new_folder", "require_disk", "sync_folder"]
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",

@@ -55,7 +55,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "chunk_size_feed_forward": (0, None),
     "pruned_heads": ({}, None),
     "per_layer_config": ({}, None),
-    "quantization_config": (None, {"quant_method": "coterie"}),  # of a packed folder
+    "quantization_config": (None, {"format": "coterie-packed"}),  # of a packed folder
     "is_encoder_decoder": (False, None),
     "add_cross_attention": (False, None),
     "auto_map": (None,),

@@ -1,7 +1,7 @@
 """What a packed folder holds beside its weights: configuration, tokenizer, card and manifest, so that it stands alone.
 
-config.json says `quantization_config: {"quant_method": "coterie"}`, so that a reader which knows only plain weights
-refuses the folder instead of filling a model with noise.
+config.json says `quantization_config: {"format": "coterie-packed"}`. It names no method on purpose: transformers passes
+over a method that it does not know, and would fill a model with noise, but refuses one that is missing.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from coterie.tokenizer import tokenizer_files
 
 __all__ = ["MARK", "write_packed_sidecars"]
 
-MARK = {"quant_method": "coterie"}
+MARK = {"format": "coterie-packed"}
 _PIECE = 8 << 20
 
 

@@ -122,13 +122,13 @@ class _Plan:
     """One pass over new rows of some slots. `sequences_B3`: slot, first position and number of rows of each."""
 
     def __init__(self, cache: SlotCache, sequences: Sequence[tuple[int, int, int]]):
-        self._cache = cache
-        self._sequences_B3 = torch.tensor(sequences, dtype=torch.int64)
+        self.cache = cache
+        self.sequences_B3 = torch.tensor(sequences, dtype=torch.int64)
 
     def attend(self, layer: int, qkv: Tensor, rotary: Rotary, n_kv_heads: int) -> Tensor:
-        cache = self._cache
+        cache = self.cache
         if is_native(qkv):
-            return cached_attention(qkv, rotary, cache.k[layer], cache.v[layer], self._sequences_B3, cache.window)
+            return cached_attention(qkv, rotary, cache.k[layer], cache.v[layer], self.sequences_B3, cache.window)
         return attend_segments(self, layer, qkv, rotary, n_kv_heads)
 
     def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> Sequence[Segment]:
@@ -156,7 +156,7 @@ class Decode(_Plan):
 
     def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> tuple[Segment]:
         B, C = self._B, self._C
-        k, v = self._cache.k[layer], self._cache.v[layer]
+        k, v = self.cache.k[layer], self.cache.v[layer]
         if B == 1:  # the same in fewer calls
             k_1CGP, v_1CGP = k.narrow(0, 0, 1).narrow(1, 0, C), v.narrow(0, 0, 1).narrow(1, 0, C)
             k_1CGP.select(1, self._first_row).copy_(k_TGP)
@@ -197,7 +197,7 @@ class Prefill(_Plan):
         self.positions_T = torch.cat(positions)
 
     def _plan(self, slot: int, row: int, first: int, n: int) -> _Chunk:
-        cache, W = self._cache, self._cache.window
+        cache, W = self.cache, self.cache.window
         queries = torch.arange(first, first + n, device=cache.device)
         if W is None or first + n <= W:
             keys = torch.arange(first + n, device=cache.device)
@@ -218,7 +218,7 @@ class Prefill(_Plan):
         )
 
     def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> list[Segment]:
-        k, v = self._cache.k[layer], self._cache.v[layer]
+        k, v = self.cache.k[layer], self.cache.v[layer]
         return [
             self._extend(c, k[c.slot], v[c.slot], k_TGP[c.start : c.stop], v_TGP[c.start : c.stop])
             for c in self._chunks

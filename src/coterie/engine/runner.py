@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from coterie.engine.cache import Decode, Prefill, SlotCache
+from coterie.engine.native_pass import NativePass
 from coterie.model import Output, Transformer
 
 __all__ = ["CHUNK", "Runner"]
@@ -21,6 +22,7 @@ class Runner:
 
     def __init__(self, model: Transformer):
         self.model = model
+        self._native = NativePass.of(model)
         self.cache = SlotCache(model.config, model.cache_dtype, model.device)
 
     @torch.inference_mode()
@@ -47,5 +49,7 @@ class Runner:
 
     def _pass(self, ids: Sequence[int], plan: Prefill | Decode) -> Output:
         ids_T = torch.tensor(ids, device=self.model.device)
+        if self._native is not None:
+            return self._native(ids_T, plan)
         output: Output = self.model(ids_T, plan.positions_T, plan)
         return output

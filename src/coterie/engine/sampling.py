@@ -17,6 +17,7 @@ from torch import Tensor
 
 from coterie.engine.request import SamplingParams
 from coterie.errors import CheckpointError
+from coterie.kernels import argmax
 
 __all__ = ["Draw", "TokenLogprob", "choose", "choose_greedy", "uniform"]
 
@@ -43,7 +44,7 @@ class Draw:
 
 def choose_greedy(logits_BV: Tensor) -> list[int]:
     """The argmax of each row, the lowest id where logits are equal."""
-    best_B, ids_B = logits_BV.max(-1)
+    best_B, ids_B = argmax(logits_BV)
     for value in best_B.tolist():
         if not math.isfinite(value):
             raise _broken()

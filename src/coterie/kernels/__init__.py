@@ -14,6 +14,7 @@ from coterie.kernels.reference import rotary_tables, rotate
 
 __all__ = [
     "add",
+    "argmax",
     "attention",
     "cached_attention",
     "combine",
@@ -72,6 +73,14 @@ def sparse_ffn(
     if not cpu.is_usable(x_TD) or gate_up_E2FD.dtype != x_TD.dtype:
         return None
     return cpu.plain_experts(x_TD.contiguous(), ids_TK.contiguous(), weights_TK.contiguous(), gate_up_E2FD, down_EDF)
+
+
+def argmax(x_TV: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest number of each row [T] and its place int64 [T], the first among equals."""
+    if cpu.is_usable(x_TV):
+        return cpu.argmax(x_TV.contiguous())
+    values_T, ids_T = x_TV.max(-1)
+    return values_T, ids_T
 
 
 def gated_ffn(x_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor) -> Tensor:

@@ -21,8 +21,11 @@ from coterie.errors import RequestError, nearest
 __all__ = [
     "Packed",
     "add",
+    "argmax",
     "attention",
     "can_hold",
+    "decode",
+    "decoder_handle",
     "embed",
     "expert_handle",
     "experts",
@@ -37,6 +40,7 @@ __all__ = [
     "repack",
     "rms_norm",
     "route",
+    "stacked_handle",
     "use",
     "used",
 ]
@@ -266,13 +270,74 @@ def experts(x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, handle: Any, width
 
 def plain_experts(x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
     """The same for stacked plain experts, gate rows before up rows."""
+    handle = stacked_handle(gate_up_E2FD, down_EDF)
+    return experts(x_TD, ids_TK, weights_TK, handle, down_EDF.shape[2])
+
+
+def stacked_handle(gate_up_E2FD: Tensor, down_EDF: Tensor) -> Any:
+    """What `experts` multiplies by, of stacked plain experts."""
     E, D, F = down_EDF.shape
     assert gate_up_E2FD.shape == (E, 2 * F, D) and gate_up_E2FD.is_contiguous() and down_EDF.is_contiguous()
     handle = _state().module.Experts()
     handle.stacked(
         _TYPES[gate_up_E2FD.dtype], gate_up_E2FD.data_ptr(), _TYPES[down_EDF.dtype], down_EDF.data_ptr(), E, D, F
     )
-    return experts(x_TD, ids_TK, weights_TK, handle, F)
+    return handle
+
+
+def decoder_handle(layers: Sequence[tuple[Any, ...]]) -> Any:
+    """What `decode` runs: of each layer qkv and o (`matrix_handle`), two norms' weights, epsilon, router, experts.
+
+    `router` has `weight` [E, D] float32, `top_k` and `renormalise`; `experts` is a handle and their width.
+    """
+    handle = _state().module.Decoder()
+    for qkv, o, attention_norm_D, moe_norm_D, eps, router, (expert, width) in layers:
+        assert attention_norm_D.dtype == moe_norm_D.dtype and router.weight.dtype == torch.float32
+        assert all(t.is_contiguous() for t in (attention_norm_D, moe_norm_D, router.weight))
+        handle.append(
+            qkv, o, attention_norm_D.data_ptr(), moe_norm_D.data_ptr(), _TYPES[moe_norm_D.dtype], eps,
+            router.weight.data_ptr(), len(router.weight), router.top_k, router.renormalise, expert, width,
+        )  # fmt: skip
+    return handle
+
+
+def decode(
+    handle: Any,
+    x_TD: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    k: Sequence[Tensor],
+    v: Sequence[Tensor],
+    sequences_B3: Tensor,
+    window: int | None,
+    sizes: tuple[int, int, int, int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All layers of a decoder over x, which is overwritten; `sizes`: H, L, K, E. The routings of the layers.
+
+    -> ids int32 [L, T, K], weights float32 [L, T, K], logits float32 [L, T, E]. The rest as in `attention`.
+    """
+    (T, D), (H, L, K, E) = x_TD.shape, sizes
+    n_places, G, P = k[0].shape[1:]
+    assert x_TD.is_contiguous() and all(t.is_contiguous() for t in (*k, *v))
+    assert all(t.dtype == torch.float32 and t.is_contiguous() and t.numel() == T * P for t in rotary)
+    ids_LTK, weights_LTK = torch.empty(L, T, K, dtype=torch.int32), torch.empty(L, T, K)
+    logits_LTE = torch.empty(L, T, E)
+    _module()
+    handle.run(
+        x_TD.data_ptr(), _TYPES[x_TD.dtype], T, D, H, G, P, rotary[0].data_ptr(), rotary[1].data_ptr(),
+        [t.data_ptr() for t in k], [t.data_ptr() for t in v], _TYPES[k[0].dtype], n_places,
+        sequences_B3.data_ptr(), len(sequences_B3), window or 0, P**-0.5, ids_LTK.data_ptr(),
+        weights_LTK.data_ptr(), logits_LTE.data_ptr(),
+    )  # fmt: skip
+    return ids_LTK, weights_LTK, logits_LTE
+
+
+def argmax(x_TV: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest number of each row, float32 [T], and its place, the first among equals, int64 [T]."""
+    assert x_TV.is_contiguous()
+    T, V = x_TV.shape
+    values_T, ids_T = torch.empty(T), torch.empty(T, dtype=torch.int64)
+    _module().argmax(x_TV.data_ptr(), _TYPES[x_TV.dtype], T, V, ids_T.data_ptr(), values_T.data_ptr())
+    return values_T, ids_T
 
 
 def attention(

@@ -42,11 +42,11 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.parts = tuple(parts)
         self.n_outputs = sum(part.shape[0] for part in parts)
-        self._handle = cpu.matrix_handle(self.parts) if cpu.can_hold(self.parts) else None
+        self.handle = cpu.matrix_handle(self.parts) if cpu.can_hold(self.parts) else None
 
     def forward(self, x_TD: Tensor, norm: tuple[Tensor, float] | None = None) -> Tensor:
-        if self._handle is not None and is_native(x_TD):
-            return cpu.linear(x_TD, self._handle, self.n_outputs, norm)
+        if self.handle is not None and is_native(x_TD):
+            return cpu.linear(x_TD, self.handle, self.n_outputs, norm)
         x_TD = x_TD if norm is None else rms_norm(x_TD, *norm)
         return torch.cat([functional.linear(x_TD, _plain(part)) for part in self.parts], -1)
 
@@ -84,13 +84,13 @@ class PackedExperts(nn.Module):
         self.gate_up, self.down = tuple(gate_up), tuple(down)
         self.width = down[0].shape[1]
         both = [*self.gate_up, *self.down]
-        self._handle = cpu.expert_handle(self.gate_up, self.down) if cpu.can_hold(both) else None
+        self.handle = cpu.expert_handle(self.gate_up, self.down) if cpu.can_hold(both) else None
 
     def forward(self, x_TD: Tensor, routing: Assignment) -> Tensor:
         """Σ over slots 0..K-1, in that order and in float32, of weight · expert(x); a row of -1 gives 0."""
         ids_TK, weights_TK = routing.ids_TK.contiguous(), routing.weights_TK.contiguous()
-        if self._handle is not None and is_native(x_TD):
-            return cpu.experts(x_TD.contiguous(), ids_TK, weights_TK, self._handle, self.width)
+        if self.handle is not None and is_native(x_TD):
+            return cpu.experts(x_TD.contiguous(), ids_TK, weights_TK, self.handle, self.width)
         out_TKD = x_TD.new_zeros(*ids_TK.shape, x_TD.shape[1])
         for e in set(ids_TK.flatten().tolist()):
             if e >= 0:

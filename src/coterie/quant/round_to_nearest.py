@@ -16,7 +16,16 @@ from torch.nn import functional
 from coterie.quant.formats import BLOCK, Format
 from coterie.quant.tensor import Codes, PackedTensor, pack
 
-__all__ = ["encode", "in_pieces", "round_to_nearest"]
+__all__ = [
+    "encode",
+    "fit_offset",
+    "fit_symmetric",
+    "in_pieces",
+    "round_to_nearest",
+    "to_f16",
+    "values",
+    "with_quantised_scales",
+]
 
 _PIECE = 1 << 19  # weights at a time: what the processor's cache holds
 _TINY = 1e-30

@@ -1,0 +1,33 @@
+#include <vector>
+
+#include "kernels.h"
+#include "threads.h"
+
+namespace coterie {
+
+void decode(const Kernels& kernels, Pool& pool, const DecoderCall& call) {
+  const AttentionCall& a = call.attention;
+  const int64_t size = call.type == Type::F32 ? 4 : 2, width = (a.H + 2 * a.G) * a.P, inner = a.H * a.P;
+  uint8_t* qkv = pool.scratch(0, Pool::PASS, call.T * (width + inner + 2 * call.D) * size + 256);
+  uint8_t* mixed = qkv + call.T * width * size;
+  uint8_t* y = mixed + call.T * inner * size;
+  uint8_t* normed = y + call.T * call.D * size;
+  for (int64_t l = 0; l < call.n_layers; l++) {
+    const LayerWeights& w = call.layers[l];
+    kernels.linear(pool, {call.x, call.type, call.T, call.D, w.attention_norm, w.qkv, w.n_qkv, qkv, call.type, width});
+    AttentionCall attention = a;
+    attention.qkv = qkv, attention.k = w.k, attention.v = w.v, attention.out = mixed;
+    kernels.attention(pool, attention);
+    kernels.linear(pool, {mixed, call.type, call.T, inner, {}, w.o, w.n_o, y, call.type, call.D});
+    kernels.add(pool, {call.x, y, call.type, call.T * call.D, call.x});
+    kernels.norm(pool, {call.x, call.type, call.T, call.D, w.moe_norm, normed});
+    int32_t* ids = call.ids + l * call.T * w.S;
+    float* weights = call.weights + l * call.T * w.S;
+    float* logits = call.logits + l * call.T * w.E;
+    kernels.route(pool, {normed, call.type, call.T, call.D, w.router, w.E, w.S, w.renormalise, ids, weights, logits});
+    kernels.experts(pool, {normed, call.type, call.T, call.D, w.F, ids, weights, w.S, w.gate_up, w.down, w.E, y});
+    kernels.add(pool, {call.x, y, call.type, call.T * call.D, call.x});
+  }
+}
+
+}  // namespace coterie
