@@ -87,6 +87,7 @@ def test_rotary_factors_of_one_are_passed_over_and_others_refused(make_tiny: Cal
             lambda named: named.update({"blk.0.ffn_down_exps.weight": np.zeros((3, 16, 20), np.float32)}),
             "1 misshapen (blk.0.ffn_down_exps.weight [3, 16, 20], expected [4, 16, 20])",
         ),
+        (lambda named: named.update({"a\nb": np.zeros(2, np.float32)}), r"1 extra ('a\nb')"),
         (lambda named: named.pop("token_embd.weight"), "no tensor 'token_embd.weight'"),
     ],
 )  # fmt: skip

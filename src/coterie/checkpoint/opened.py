@@ -91,8 +91,8 @@ def match(
 
 
 def list_names(names: list[str]) -> str:
-    """The first few of them."""
-    shown = ", ".join(names[:_SHOWN])
+    """The first few of them; a line break in a name stays inside the sentence."""
+    shown = ", ".join(name if name.isprintable() else repr(name) for name in names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown}, and {len(names) - _SHOWN} more"
 
 
