@@ -1,0 +1,93 @@
+"""Norms, sums and the router of the native kernels, on every instruction set."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from coterie.kernels import cpu, reference
+
+TYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("D", [1, 8, 51, 256, 4099])
+@pytest.mark.parametrize("scale", [1e-4, 3.0])
+def test_rms_norm(isa: str, dtype: torch.dtype, D: int, scale: float) -> None:
+    x, weight = (randn(9, D) * scale).to(dtype), (randn(D).abs() + 0.5).to(dtype)
+    y = cpu.rms_norm(x, weight, 1e-5)
+    steps = 4 if dtype == torch.float32 else 1
+    expected = reference.rms_norm(x, weight, 1e-5)
+    torch.testing.assert_close(y, expected, rtol=2 * steps * torch.finfo(dtype).eps, atol=1e-7)
+    assert torch.equal(cpu.rms_norm(x[4:5], weight, 1e-5), y[4:5])
+
+
+def test_rms_norm_with_a_weight_of_another_type(isa: str) -> None:
+    x, weight = randn(3, 40), randn(40).bfloat16()
+    torch.testing.assert_close(cpu.rms_norm(x, weight, 0.0), reference.rms_norm(x, weight.float(), 0.0))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("n", [1, 15, 4096, 70_001])
+def test_add(isa: str, dtype: torch.dtype, n: int) -> None:
+    """Exactly torch's, which rounds once, to even."""
+    a, b = (100 * randn(n)).to(dtype), randn(n, seed=1).to(dtype)
+    assert torch.equal(cpu.add(a, b), a + b)
+
+
+def test_add_beyond_the_numbers(isa: str) -> None:
+    for dtype in TYPES:
+        largest, infinite = torch.finfo(dtype).max, float("inf")
+        a = torch.tensor([largest, -largest, infinite, infinite, float("nan"), -0.0, 1.0, 2.0] * 3).to(dtype)
+        b = torch.tensor([largest, -largest, 1.0, -infinite, 1.0, -0.0, -1.0, 0.5] * 3).to(dtype)
+        assert torch.equal(cpu.add(a, b).nan_to_num(7.0), (a + b).nan_to_num(7.0))
+
+
+def test_the_smallest_numbers_are_not_flushed(isa: str) -> None:
+    a = torch.arange(-40, 40).half() * 6e-8
+    assert torch.equal(cpu.add(a, torch.zeros_like(a)), a) and a.count_nonzero() > 70
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("renormalise", [True, False])
+@pytest.mark.parametrize(("D", "E", "K"), [(64, 8, 2), (51, 5, 1), (256, 60, 6), (1, 3, 3)])
+def test_route(isa: str, dtype: torch.dtype, renormalise: bool, D: int, E: int, K: int) -> None:
+    x, weight = randn(17, D).to(dtype), randn(E, D, seed=1)
+    ids, weights, logits = cpu.route(x, weight, K, renormalise)
+    exact = x.double() @ weight.double().T
+    assert (logits.double() - exact).abs().max() <= 1e-6 * exact.abs().max()
+    expected_ids, expected_weights, _ = reference.route(x, weight, K, renormalise)
+    assert ids.dtype == torch.int32 and torch.equal(ids, expected_ids)
+    torch.testing.assert_close(weights, expected_weights)
+    for alone, whole in zip(cpu.route(x[5:6], weight, K, renormalise), (ids, weights, logits), strict=True):
+        assert torch.equal(alone, whole[5:6])
+
+
+def test_among_equal_logits_the_lowest_id_is_first(isa: str) -> None:
+    """Identity rows: the logits are x."""
+    weight = torch.eye(6)
+    x = torch.tensor([[1.0, 3, 2, 3, 2, 3], [0, 0, 0, 0, 0, 0], [-1, -2, -1, -2, -1, -2], [-0.0, 0, -0.0, 0, 0, 0]])
+    ids, weights, _ = cpu.route(x, weight, 4, True)
+    assert ids.tolist() == [[1, 3, 5, 2], [0, 1, 2, 3], [0, 2, 4, 1], [0, 1, 2, 3]]
+    assert weights[1].tolist() == [0.25] * 4
+
+
+@pytest.mark.parametrize("renormalise", [True, False])
+def test_large_logits_give_weights_all_the_same(isa: str, renormalise: bool) -> None:
+    """The softmax subtracts the largest: exp of what is left neither overflows nor divides nothing by nothing."""
+    x = torch.tensor([[3e38, 1.0, -3e38], [1e30, 1e30, 0], [-3e38, -3e38, -3e38]])
+    ids, weights, logits = cpu.route(x, torch.eye(3), 2, renormalise)
+    assert torch.equal(logits, x)
+    assert ids.tolist() == [[0, 1], [0, 1], [0, 1]]
+    third = 0.5 if renormalise else 1 / 3
+    torch.testing.assert_close(weights, torch.tensor([[1.0, 0], [0.5, 0.5], [third, third]]))
+
+
+def test_a_row_that_is_no_number_still_has_experts(isa: str) -> None:
+    """Ids stay within range, each once: they are addresses to whatever comes next."""
+    x = torch.full((2, 4), float("nan"))
+    ids, _, _ = cpu.route(x, randn(6, 4), 3, True)
+    assert [sorted(set(row)) for row in ids.tolist()] == [[0, 1, 2]] * 2
