@@ -74,7 +74,8 @@ def new_memory(n_bytes: int) -> Tensor:
     """Uninitialised uint8 [n_bytes], on large pages where the system has them."""
     import mmap
 
-    memory = mmap.mmap(-1, max(1, n_bytes))
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory would get no large pages
+    memory = mmap.mmap(-1, max(1, n_bytes), flags=flags)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.uint8)[:n_bytes]
