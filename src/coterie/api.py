@@ -71,8 +71,12 @@ def open_model(
     progress: Callable[[int, int], None] | None = None,
     check: Callable[[ModelConfig, Tokenizer | None], None] = lambda config, tokenizer: None,
     quantize: str | None = None,
+    note: Callable[[str], None] = lambda sentence: None,
 ) -> "LanguageModel":
-    """What `load` does, telling `progress(bytes done, bytes in all)` on the way. `check` may raise before it begins."""
+    """What `load` does, telling `progress(bytes done, bytes in all)` on the way. `check` may raise before it begins.
+
+    `note` is told beforehand what to expect of a model that memory does not hold.
+    """
     path = find_model(source)
     tokenizer, chat_form = open_vocabulary(path)
     return LanguageModel(
@@ -83,6 +87,7 @@ def open_model(
             progress=progress,
             check=lambda config: check(config, tokenizer),
             quantize=quantize,
+            note=note,
         ),
         tokenizer,
         chat_form,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from coterie.checkpoint.expect import RESERVE
 from coterie.checkpoint.gguf import GgufCheckpoint
 from coterie.checkpoint.gguf_parts import read_gguf_parts
 from coterie.checkpoint.numbers import size_text
@@ -15,8 +16,6 @@ from coterie.quant.formats import SPAN
 from coterie.quant.layers import install
 
 __all__ = ["fits_interleaved", "load_gguf", "stays_quantised"]
-
-_RESERVE = 1 << 30  # bytes that stay free beside an interleaved copy: the cache, temporaries, other programs
 
 
 def stays_quantised(checkpoint: GgufCheckpoint, dtype: str, device: torch.device) -> bool:
@@ -31,7 +30,7 @@ def stays_quantised(checkpoint: GgufCheckpoint, dtype: str, device: torch.device
 
 def fits_interleaved(checkpoint: GgufCheckpoint) -> bool:
     """Whether memory holds a copy of the weights and some more."""
-    return checkpoint.nbytes + _RESERVE <= available_memory("cpu")
+    return checkpoint.nbytes + RESERVE <= available_memory("cpu")
 
 
 def load_gguf(checkpoint: GgufCheckpoint, progress: Callable[[int, int], None] | None = None) -> Transformer:
@@ -39,9 +38,9 @@ def load_gguf(checkpoint: GgufCheckpoint, progress: Callable[[int, int], None] |
     in_place = not fits_interleaved(checkpoint)
     c = checkpoint.config
     always = checkpoint.nbytes * (1 - _share_of_experts(checkpoint))
-    if in_place and always + _RESERVE > available_memory("cpu"):
+    if in_place and always + RESERVE > available_memory("cpu"):
         raise ResourceError(
-            f"{checkpoint.path} needs {size_text(int(always) + _RESERVE)} of memory beside its experts and the machine "
+            f"{checkpoint.path} needs {size_text(int(always) + RESERVE)} of memory beside its experts and the machine "
             f"has {size_text(available_memory('cpu'))} free; close other programs or use a smaller model"
         )
     parts = read_gguf_parts(checkpoint, progress, in_place=in_place)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from coterie.checkpoint.expect import what_to_expect
 from coterie.checkpoint.folder import open_checkpoint
 from coterie.checkpoint.gguf import GgufCheckpoint
 from coterie.checkpoint.names import canonical_shapes
@@ -48,13 +49,14 @@ def load_model(
     progress: Progress | None = None,
     check: Callable[[ModelConfig], None] = lambda config: None,
     quantize: str | None = None,
+    note: Callable[[str], None] = lambda sentence: None,
 ) -> "Transformer":
     """The model of a checked folder, its weights on `device` as `dtype` ("auto": the file's type where that is fast).
 
     `quantize` ("int8" ... "int2") packs them as they are read; a packed folder is mapped.
     `check(config)` may raise before any weight is read; `progress(done, total)` is called with bytes. Raises
     `ConfigError`, `CheckpointError` (NaN and Inf included) and `ResourceError` where memory does not suffice; nothing
-    half loaded is ever returned.
+    half loaded is ever returned. `note` is told beforehand what to expect of a model that memory does not hold.
     """
     from coterie.model import Transformer
 
@@ -68,11 +70,13 @@ def load_model(
         if quantize is not None:
             return load_quantised(checkpoint, Recipe.of(quantize), dtype, packed_device, progress)
         assert isinstance(checkpoint, PackedCheckpoint)
+        _expect(checkpoint, note)
         return load_packed(checkpoint, dtype, packed_device)
     if isinstance(checkpoint, GgufCheckpoint):
         from coterie.checkpoint.gguf_load import load_gguf, stays_quantised
 
         if stays_quantised(checkpoint, dtype, chosen_device):
+            _expect(checkpoint, note)
             return load_gguf(checkpoint, progress)
     chosen_dtype = choose_dtype(dtype, checkpoint.file_dtype, chosen_device)
     require_memory(checkpoint, chosen_dtype, chosen_device)
@@ -84,6 +88,11 @@ def load_model(
         ) from e
     fill(checkpoint, model.tensors(), progress)
     return model.eval()
+
+
+def _expect(checkpoint: Checkpoint, note: Callable[[str], None]) -> None:
+    if sentence := what_to_expect(checkpoint):
+        note(sentence)
 
 
 def require_memory(checkpoint: Checkpoint, dtype: "torch.dtype", device: "torch.device") -> None:

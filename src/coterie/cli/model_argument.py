@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from coterie.checkpoint.hub import find_model
-from coterie.cli.output import progress
+from coterie.cli.output import note, progress
 
 if TYPE_CHECKING:
     from coterie.api import LanguageModel
@@ -32,4 +32,4 @@ def load_with_bar(
     from coterie.api import open_model
 
     with progress(f"loading {source}") as report:
-        return open_model(source, progress=report, check=check)
+        return open_model(source, progress=report, check=check, note=note)
