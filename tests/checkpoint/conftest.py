@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from coterie.checkpoint.huggingface import config_to_json
+from coterie.checkpoint.convert import convert
+from coterie.checkpoint.huggingface import config_to_json, save_huggingface
 from coterie.checkpoint.mistral import config_to_params
 from coterie.config import ModelConfig
 from coterie.model import Transformer
@@ -326,3 +327,34 @@ def make_tiny(tmp_path: Path) -> Callable[..., Tiny]:
         return Tiny(tmp_path, dtype, **changes)
 
     return make
+
+
+PACKED_KINDS: dict[str, dict[str, Any]] = {
+    "sparse": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2},
+    "tied": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "tie_word_embeddings": True},
+    "dense": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_local_experts": None},
+    "odd": {"hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 2},  # its experts cannot be packed
+    "few heads": {"hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 3, "num_key_value_heads": 1,
+                  "head_dim": 6, "num_hidden_layers": 1},  # nor can attention.o, which has 18 inputs
+}  # fmt: skip
+
+
+@pytest.fixture(params=PACKED_KINDS)
+def packable(request: pytest.FixtureRequest, make_model: Callable[..., Transformer], tmp_path: Path) -> Path:
+    model = make_model(**{"num_experts_per_tok": 2, **PACKED_KINDS[request.param]})
+    save_huggingface(tmp_path / "source", model.config, model.tensors(), dtype="float32")
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def sparse(make_model: Callable[..., Transformer], tmp_path: Path, sentencepiece_bytes: bytes) -> Path:
+    model = make_model(**PACKED_KINDS["sparse"], vocab_size=340)
+    save_huggingface(tmp_path / "source", model.config, model.tensors(), dtype="float32")
+    (tmp_path / "source" / "tokenizer.model").write_bytes(sentencepiece_bytes)
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def packed(sparse: Path, tmp_path: Path) -> Path:
+    convert(sparse, tmp_path / "packed", to="packed", type="int4")
+    return tmp_path / "packed"

@@ -27,7 +27,7 @@ __all__ = [
     "with_quantised_scales",
 ]
 
-_PIECE = 1 << 19  # weights at a time: what the processor's cache holds
+_PIECE = 1 << 18  # weights at a time: what the processor's cache holds
 _TINY = 1e-30
 _ROUNDS = 4  # of values and quantised scales in turn
 _RANGES = {  # by bits: what the range that just holds the largest weight is multiplied by; beyond 1 it is cut off
