@@ -193,3 +193,16 @@ def test_a_model_without_a_chat_form_continues_the_text(lm: LanguageModel) -> No
     assert lm.chat_form is None
     c = lm.chat([{"role": "user", "content": "The king"}], max_tokens=5)
     assert c.text == lm.generate("The king", max_tokens=5).text
+
+
+def test_quantize_packs_as_it_loads_and_says_what_each_part_has() -> None:
+    lm = coterie.load(quantize="int8")
+    bits = {b.part: b.bits_per_weight for b in lm.bits()}
+    assert bits["experts"] < 8.6 and bits["attention"] == bits["embedding"] == 8.5 and bits["router"] == 32
+    assert lm.generate("Il était une fois", max_tokens=4).usage.completion_tokens == 4
+
+
+def test_what_cannot_be_quantised_is_warned_of(tiny_folder: Path) -> None:
+    with pytest.warns(UserWarning, match="24 matrices stay float32 because intermediate_size is 48"):
+        lm = coterie.load(tiny_folder, quantize="int4")
+    assert {b.part: b.format for b in lm.bits()}["experts"] == "float32"

@@ -41,6 +41,7 @@ def test_the_file_holds_what_is_quantised_in_memory(packable: Path, kind: str, t
             assert isinstance(other, torch.Tensor) and other.dtype == part.dtype and torch.equal(part, other), name
 
 
+@pytest.mark.filterwarnings("ignore:.*matrices stay")
 def test_both_ways_to_load_agree_with_the_plain_weights(packable: Path, tmp_path: Path) -> None:
     plain = load_model(packable, dtype="float32").tensors()
     convert(packable, tmp_path / "packed", to="packed", type="int8")

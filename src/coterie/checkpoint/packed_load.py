@@ -3,6 +3,7 @@
 After either every part's bits are counted and held against the recipe, so nothing is silently left at 16 bits.
 """
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from coterie.checkpoint.numbers import size_text
 from coterie.checkpoint.opened import Checkpoint
 from coterie.checkpoint.packed import PackedCheckpoint
-from coterie.checkpoint.quantise import plan_parts, quantise_checkpoint
+from coterie.checkpoint.quantise import plan_parts, quantise_checkpoint, remarks
 from coterie.device import available_memory
 from coterie.errors import RequestError, ResourceError
 from coterie.model import Transformer
@@ -35,11 +36,16 @@ def load_packed(checkpoint: PackedCheckpoint, dtype: str, device: torch.device) 
 def load_quantised(
     checkpoint: Checkpoint, recipe: Recipe, dtype: str, device: torch.device, progress: Progress | None = None
 ) -> Transformer:
-    """A plain checkpoint quantised as it is read; the peak is the result and a few copies of the largest matrix."""
+    """A plain checkpoint quantised as it is read; the peak is the result and a few copies of the largest matrix.
+
+    Matrices that cannot be packed stay as the file has them, with a `UserWarning` that says why.
+    """
     if isinstance(checkpoint, PackedCheckpoint):
         raise RequestError(f"{checkpoint.path} is packed already: leave quantize out")
     _require_cpu(dtype, device)
     planned = plan_parts(checkpoint, recipe)
+    for sentence in remarks(planned):
+        warnings.warn(f"{checkpoint.path}: {sentence}", stacklevel=2)
     need, there = sum(p.nbytes for p in planned), available_memory("cpu")
     if need > there:
         raise ResourceError(

@@ -17,12 +17,11 @@ from typing import Any, BinaryIO
 
 from coterie.checkpoint.atomic import require_disk, sync_folder
 from coterie.checkpoint.calibrate import CALIBRATION_TOKENS, measure_importance
-from coterie.checkpoint.numbers import FILE_DTYPES
 from coterie.checkpoint.opened import Checkpoint
 from coterie.checkpoint.packed_layout import Layout, lay_out
 from coterie.checkpoint.packed_sidecars import write_packed_sidecars
 from coterie.checkpoint.pieces import Files
-from coterie.checkpoint.quantise import Planned, plan_parts, quantised_parts
+from coterie.checkpoint.quantise import Planned, plan_parts, quantised_parts, remarks
 from coterie.checkpoint.tied import require_tied_equal
 from coterie.errors import CheckpointError, ResourceError
 from coterie.quant.importance import ENOUGH_TOKENS, Importance
@@ -58,7 +57,7 @@ def write_packed(
             steps = _scaled(progress, 0, scale)
             importance = _importance(checkpoint, folder, calibration, steps)
             about = _about(recipe, planned, importance)
-            for sentence in _remarks(planned, importance):
+            for sentence in remarks(planned, importance):
                 notice(sentence)
             layout = lay_out(checkpoint.config, planned, about)
             if journal.n_done:
@@ -215,18 +214,6 @@ def _about(recipe: Recipe, planned: list[Planned], importance: Importance | None
         }
     plain = {p.name: p.reason for p in planned if p.reason}
     return recipe.to_fields() | {"calibration": calibration, "plain": plain}
-
-
-def _remarks(planned: list[Planned], importance: Importance | None) -> Iterator[str]:
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for p in planned:
-        if p.reason:
-            reasons.setdefault((FILE_DTYPES[p.dtype], p.reason), []).append(p.name)
-    for (dtype, reason), names in reasons.items():
-        yield f"{len(names)} matrices stay {dtype} because {reason}: {names[0]} to {names[-1]}"
-    if importance is not None and (starved := importance.starved()):
-        few = ", ".join(f"{name} ({importance.counts[name + '.down']})" for name in starved)
-        yield f"{len(starved)} experts saw fewer than {ENOUGH_TOKENS} tokens and are quantised unweighted: {few}"
 
 
 def _scaled(progress: Progress | None, pass_: int, n_passes: int) -> Progress | None:

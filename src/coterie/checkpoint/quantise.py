@@ -18,14 +18,14 @@ from coterie.checkpoint.pieces import Files
 from coterie.checkpoint.tied import require_tied_equal
 from coterie.errors import CheckpointError
 from coterie.quant.formats import Format
-from coterie.quant.importance import Importance
+from coterie.quant.importance import ENOUGH_TOKENS, Importance
 from coterie.quant.recipe import Recipe, why_not
 from coterie.quant.tensor import PackedTensor, alternate_halves
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Planned", "plan_parts", "quantise_checkpoint", "quantised_parts"]
+__all__ = ["Planned", "plan_parts", "quantise_checkpoint", "quantised_parts", "remarks"]
 
 Progress = Callable[[int, int], None]
 _LARGEST = 65504  # of F16
@@ -90,6 +90,19 @@ def quantised_parts(
             else:
                 matrix = importance.of(p.name) if importance else None
                 yield p.name, _packed(p, recipe, weights, matrix)
+
+
+def remarks(planned: list[Planned], importance: Importance | None = None) -> Iterator[str]:
+    """A sentence on each thing that does not go as the recipe says: matrices left plain, experts left unweighted."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for p in planned:
+        if p.reason:
+            reasons.setdefault((FILE_DTYPES[p.dtype], p.reason), []).append(p.name)
+    for (dtype, reason), names in reasons.items():
+        yield f"{len(names)} matrices stay {dtype} because {reason}: {names[0]} to {names[-1]}"
+    if importance is not None and (starved := importance.starved()):
+        few = ", ".join(f"{name} ({importance.counts[name + '.down']})" for name in starved)
+        yield f"{len(starved)} experts saw fewer than {ENOUGH_TOKENS} tokens and are quantised unweighted: {few}"
 
 
 def _float_type(code: str) -> str:
