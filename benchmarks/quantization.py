@@ -9,6 +9,7 @@ import argparse
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from coterie.checkpoint.hub import find_model
 from coterie.checkpoint.quantise import quantise_checkpoint
 from coterie.eval.perplexity import score_tokens
 from coterie.model import Transformer
+from coterie.quant.formats import Format
 from coterie.quant.layers import install
 from coterie.quant.recipe import TYPES, Recipe
 from coterie.quant.report import require_bits
@@ -29,6 +31,15 @@ from coterie.train.data import read_texts
 
 METHODS = {"rtn": ("rtn", False), "rtn + text": ("rtn", True), "hqq": ("hqq", False), "hqq + text": ("hqq", True)}
 COLOURS = dict(zip(METHODS, ("#0072B2", "#56B4E9", "#D55E00", "#E69F00"), strict=True))
+OTHERS = (
+    *(Format(6), Format(6, group_units=2), Format(6, 16, scales="super")),
+    *(Format(5), Format(5, scales="f16_offset"), Format(5, scales="super_min")),
+    *(Format(4), Format(4, scales="f16_offset"), Format(4, group_units=2, scales="f16_offset")),
+    *(Format(4, scales="super_min"), Format(4, 16, scales="super")),
+    *(Format(3), Format(3, scales="f16_offset"), Format(3, group_units=2, scales="f16_offset")),
+    *(Format(3, scales="super_min"), Format(3, 16, scales="super"), Format(3, 16, scales="super_nibble")),
+    *(Format(2, scales="f16_offset"), Format(2, scales="super_min"), Format(2, 16, scales="super_nibble")),
+)
 Row = tuple[
     str, str, float, float, int, float
 ]  # type, method, bits of the experts, of all, bytes, change of perplexity
@@ -41,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--length", type=int, default=2048, help="tokens of a window (default: 2048)")
     parser.add_argument("--types", default=",".join(TYPES), help=f"which types (default: {','.join(TYPES)})")
     parser.add_argument("--methods", default=",".join(METHODS), help=f"which methods (default: {','.join(METHODS)})")
+    parser.add_argument(
+        "--formats", action="store_true", help="other formats for the experts beside those of the types"
+    )
     parser.add_argument("--svg", type=Path, help="write a picture of the table")
     args = parser.parse_args(argv)
     folder = Path(os.environ["COTERIE_DATA"], "text")
@@ -61,10 +75,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"too few tokens for {', '.join(starved)}")
     print("| experts | method | bits per weight, experts | all | MB | perplexity |\n|---|---|---:|---:|---:|---:|")
     rows: list[Row] = []
-    for kind in args.types.split(","):
+    recipes = [Recipe.of(kind) for kind in args.types.split(",")]
+    if args.formats:
+        recipes = [Recipe(format.label, experts=format) for format in OTHERS]
+    for recipe in recipes:
+        kind = recipe.type
         for name in args.methods.split(","):
             method, is_weighted = METHODS[name]
-            recipe = Recipe.of(kind, method)
+            recipe = replace(recipe, method=method)
             parts = quantise_checkpoint(checkpoint, recipe, importance if is_weighted else None)
             model = install(Transformer(checkpoint.config, torch.float32, "meta"), parts)
             found = require_bits(model, recipe)

@@ -1,6 +1,8 @@
 """The benchmarks run, on models so small that their figures mean nothing."""
 
+import gzip
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -55,3 +57,18 @@ def test_load_cold_cleans_up(
     script.main(["--layers", "1", "--scale", "64", "--folder", str(tmp_path), "--rounds", "1", *keep])
     assert "ours / best peer" in capsys.readouterr().out
     assert any(tmp_path.iterdir()) is bool(keep)
+
+
+@pytest.mark.parametrize("script", ["quantization"], indirect=True)
+def test_quantization(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text").mkdir()
+    for name in ("valid", "train"):
+        with gzip.open(tmp_path / "text" / f"en.{name}.jsonl.gz", "wt") as f:
+            f.write(json.dumps({"text": "Once upon a time there was a king who had three daughters. " * 60}))
+    monkeypatch.setenv("COTERIE_DATA", str(tmp_path))
+    options = ["--windows", "1", "--length", "64", "--types", "int8,int2", "--methods", "rtn,hqq + text"]
+    script.main([*options, "--svg", str(tmp_path / "x.svg")])
+    assert capsys.readouterr().out.count("| int2 |") == 2
+    assert (tmp_path / "x.svg").read_text().count("<circle") == 4
