@@ -148,6 +148,9 @@ NB_MODULE(_native, m) {
   m.def("norm", [](uintptr_t x, int type, int64_t T, int64_t D, uintptr_t weight, int weight_type, float eps, uintptr_t out) {
     run(&Kernels::norm, NormCall{address(x), (Type)type, T, D, {address(weight), (Type)weight_type, eps}, address(out)});
   });
+  m.def("swiglu", [](uintptr_t x, int type, int64_t T, int64_t F, uintptr_t out) {
+    run(&Kernels::swiglu, SwigluCall{address(x), (Type)type, T, F, address(out)});
+  });
   m.def("add", [](uintptr_t a, uintptr_t b, int type, int64_t n, uintptr_t out) { run(&Kernels::add, AddCall{address(a), address(b), (Type)type, n, address(out)}); });
   m.def("argmax", [](uintptr_t x, int type, int64_t T, int64_t V, uintptr_t ids, uintptr_t values) {
     run(&Kernels::argmax, ArgmaxCall{address(x), (Type)type, T, V, (int64_t*)ids, (float*)values});

@@ -86,6 +86,7 @@ struct RouteCall {
 };
 
 struct NormCall { const void* x; Type type; int64_t T, D; Norm norm; void* out; };
+struct SwigluCall { const void* x; Type type; int64_t T, F; void* out; };  // out [T, F] = silu(x[:, :F]) · x[:, F:]
 struct AddCall { const void* a; const void* b; Type type; int64_t n; void* out; };
 // the largest number of each row, the first place where several are; NaN counts as the largest
 struct ArgmaxCall { const void* x; Type type; int64_t T, V; int64_t* ids; float* values; };
@@ -100,6 +101,7 @@ struct Kernels {  // one table an instruction set
   void (*attention)(Pool&, const AttentionCall&);
   void (*route)(Pool&, const RouteCall&);
   void (*norm)(Pool&, const NormCall&);
+  void (*swiglu)(Pool&, const SwigluCall&);
   void (*add)(Pool&, const AddCall&);
   void (*embed)(Pool&, const EmbedCall&);
   void (*argmax)(Pool&, const ArgmaxCall&);

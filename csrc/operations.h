@@ -83,6 +83,20 @@ inline void norm(Pool& pool, const NormCall& call) {
   });
 }
 
+inline void swiglu(Pool& pool, const SwigluCall& call) {
+  const int64_t width = call.F;
+  pool.run(call.T, std::max<int64_t>(1, 16384 / width), [&](int64_t begin, int64_t end, int thread) {
+    auto* gate = (float*)pool.scratch(thread, ROW, 2 * padded(width) * 4);
+    float* up = gate + padded(width);
+    for (int64_t t = begin; t < end; t++) {
+      to_floats(gate, call.x, call.type, t * 2 * width, width);
+      to_floats(up, call.x, call.type, (t * 2 + 1) * width, width);
+      for (int64_t i = 0; i < width; i += W) store(gate + i, mul(silu(load(gate + i)), load(up + i)));
+      from_floats(call.out, call.type, t * width, gate, width);
+    }
+  });
+}
+
 inline void add(Pool& pool, const AddCall& call) {
   const int64_t step = 16384;
   pool.run(ceil_div(call.n, step), 4, [&](int64_t begin, int64_t end, int) {

@@ -17,7 +17,7 @@ SOURCE = Path(__file__).with_name("neon_check.cpp")
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 FLAGS = ["-std=c++20", "-O1", "-static", "-pthread", "-Wall", "-Werror", "-ffp-contract=off", "-Wno-psabi"]
 ISA = ["-DCOTERIE_ARM", "-DCOTERIE_ISA=neon", "-DCOTERIE_NEON", "-march=armv8.2-a+dotprod+fp16"]  # as in CMakeLists.txt
-LINEAR, EXPERTS, ATTENTION, ROUTE, NORM, ADD, EMBED, REPACK = range(1, 9)
+LINEAR, EXPERTS, ATTENTION, ROUTE, NORM, ADD, EMBED, REPACK, SWIGLU, ARGMAX = range(1, 11)
 _SIZES = (4, 2, 2)  # of float32, float16, bfloat16
 _SMALL_BLOCKS = {(4, 0): 18, (4, 1): 20, (5, 0): 22, (5, 1): 24, (8, 0): 34}  # ggml's bytes for 32 weights
 _SUPER_BLOCKS = {2: 84, 3: 110, 4: 144, 5: 176, 6: 210}  # for 256
@@ -169,6 +169,13 @@ class Emulator:
     def add(self, a: int, b: int, type: int, n: int, out: int) -> None:
         size = n * _SIZES[type]
         self._call(ADD, [type, n], [(a, size, False), (b, size, False), (out, size, True)])
+
+    def swiglu(self, x: int, type: int, T: int, F: int, out: int) -> None:
+        n = T * F * _SIZES[type]
+        self._call(SWIGLU, [type, T, F], [(x, 2 * n, False), (out, n, True)])
+
+    def argmax(self, x: int, type: int, T: int, V: int, ids: int, values: int) -> None:
+        self._call(ARGMAX, [type, T, V], [(x, T * V * _SIZES[type], False), (ids, T * 8, True), (values, T * 4, True)])
 
     def embed(self, table: Matrix, ids: int, T: int, out: int, type: int) -> None:
         self._call(EMBED, [T, type], [(ids, T * 8, False), (out, T * table.K * _SIZES[type], True)], [table])

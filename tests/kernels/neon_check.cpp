@@ -153,6 +153,20 @@ int main() {
         result = repack(*pool, m.matrix(), out);
         break;
       }
+      case 9: {
+        SwigluCall c{};
+        c.type = m.type(), c.T = m.number(), c.F = m.number();
+        c.x = m.blob(), c.out = m.blob();
+        kernels_neon.swiglu(*pool, c);
+        break;
+      }
+      case 10: {
+        ArgmaxCall c{};
+        c.type = m.type(), c.T = m.number(), c.V = m.number();
+        c.x = m.blob(), c.ids = (int64_t*)m.blob(), c.values = (float*)m.blob();
+        kernels_neon.argmax(*pool, c);
+        break;
+      }
       default: std::abort();
     }
     m.answer(result);

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from coterie.kernels import cpu, reference
 
@@ -28,6 +29,46 @@ def test_rms_norm(isa: str, dtype: torch.dtype, D: int, scale: float) -> None:
 def test_rms_norm_with_a_weight_of_another_type(isa: str) -> None:
     x, weight = randn(3, 40), randn(40).bfloat16()
     torch.testing.assert_close(cpu.rms_norm(x, weight, 0.0), reference.rms_norm(x, weight.float(), 0.0))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("F", [1, 37, 352])
+def test_swiglu(isa: str, dtype: torch.dtype, F: int) -> None:
+    x = (4 * randn(100, 2 * F)).to(dtype)
+    y = cpu.swiglu(x)
+    gate, up = x.double().chunk(2, -1)
+    expected = functional.silu(gate) * up
+    rtol = 2e-6 if dtype == torch.float32 else torch.finfo(dtype).eps
+    torch.testing.assert_close(y.double(), expected, rtol=rtol, atol=1e-7)
+    assert torch.equal(cpu.swiglu(x[50:51]), y[50:51])
+
+
+def test_swiglu_beyond_what_exp_can_hold(isa: str) -> None:
+    gate = torch.tensor([[-3e38, -1e4, -90.0, 0.0, 90.0, 1e4, float("nan")]])
+    y = cpu.swiglu(torch.cat((gate, torch.ones_like(gate)), 1))[0]
+    torch.testing.assert_close(y[1:6], torch.tensor([0.0, 0, 0, 90, 1e4]))
+    assert y[0].abs() < 10 and y[6].isnan()
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("V", [1, 7, 255, 256, 1000, 32_003])
+def test_argmax(isa: str, dtype: torch.dtype, V: int) -> None:
+    """The largest number and its first place; negative rows, ties, infinite numbers and NaN as torch has them."""
+    x = randn(6, V)
+    x[1] -= 100
+    x[2] = 3
+    x[3, V // 2 :] = -float("inf")
+    x[4] = -float("inf")
+    x = x.to(dtype)
+    values, ids = cpu.argmax(x)
+    for t in range(6):
+        at = (x[t] == x[t].max()).nonzero()[0].item()
+        assert ids[t] == at and values[t] == x[t, at]
+    assert all(torch.equal(a, b[5:]) for a, b in zip(cpu.argmax(x[5:]), (values, ids), strict=True))
+    if V > 2:
+        x[0, V // 3], x[0, V - 1] = float("nan"), float("inf")
+        values, ids = cpu.argmax(x[:1])
+        assert values[0].isnan() and ids[0] == V // 3
 
 
 @pytest.mark.parametrize("dtype", TYPES)

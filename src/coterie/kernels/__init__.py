@@ -26,6 +26,7 @@ __all__ = [
     "rotate",
     "route",
     "sparse_ffn",
+    "swiglu",
 ]
 
 _MANY = 1 << 15  # elements: from here on torch shares an operation among its threads, which then keep a core busy
@@ -57,6 +58,14 @@ def add(a: Tensor, b: Tensor) -> Tensor:
     if a.numel() >= _MANY and cpu.is_usable(a) and a.dtype == b.dtype:
         return cpu.add(a.contiguous(), b.contiguous())
     return a + b
+
+
+def swiglu(gate_up_T2F: Tensor) -> Tensor:
+    """silu(gate) · up, the gate columns first: [T, 2F] -> [T, F]."""
+    if cpu.is_usable(gate_up_T2F):  # torch's silu rounds otherwise where the piece of a thread ends
+        return cpu.swiglu(gate_up_T2F.contiguous())
+    gate_TF, up_TF = gate_up_T2F.chunk(2, -1)
+    return functional.silu(gate_TF) * up_TF
 
 
 def route(x_TD: Tensor, weight_ED: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor, Tensor]:

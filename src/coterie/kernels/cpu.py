@@ -41,6 +41,7 @@ __all__ = [
     "rms_norm",
     "route",
     "stacked_handle",
+    "swiglu",
     "use",
     "used",
 ]
@@ -382,6 +383,16 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     _module().norm(
         x_TD.data_ptr(), _TYPES[x_TD.dtype], T, D, weight_D.data_ptr(), _TYPES[weight_D.dtype], eps, out.data_ptr()
     )
+    return out
+
+
+def swiglu(gate_up_T2F: Tensor) -> Tensor:
+    """silu(gate) · up, in float32 and rounded once; the gate columns come first."""
+    assert gate_up_T2F.is_contiguous()
+    (T, width), F = gate_up_T2F.shape, gate_up_T2F.shape[1] // 2
+    assert width == 2 * F
+    out = torch.empty(T, F, dtype=gate_up_T2F.dtype)
+    _module().swiglu(gate_up_T2F.data_ptr(), _TYPES[out.dtype], T, F, out.data_ptr())
     return out
 
 

@@ -1,7 +1,8 @@
 """The dense feed-forward block of Mistral 7B and Llama 2. Shapes: T tokens, D model width, F inner width."""
 
 from torch import Tensor, nn
-from torch.nn import functional
+
+from coterie.kernels import swiglu
 
 __all__ = ["FeedForward"]
 
@@ -14,6 +15,5 @@ class FeedForward(nn.Module):
         self.gate_up, self.down = gate_up, down
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        gate_TF, up_TF = self.gate_up(x_TD).chunk(2, -1)
-        y: Tensor = self.down(functional.silu(gate_TF) * up_TF)
+        y: Tensor = self.down(swiglu(self.gate_up(x_TD)))
         return y
