@@ -4,19 +4,19 @@ Least squares lets the largest errors decide. Here the error counts with the pow
 a few weights were outliers. With a second variable e for the outliers, min |e|^p + β/2 |w - e - ŵ|² splits in two easy
 steps that take turns while β grows: e is the error w - ŵ, shrunk towards 0; and the offset (without one: the scale)
 becomes the mean that fits the values to w - e. Errors are counted in steps of the scale, so β is the same for all.
-The published solver keeps scales as they are and looks for offsets only; formats without an offset have their scale
-found in the same way. Shapes: N outputs, K inputs, G groups of n.
+The published solver takes the range of a group for its scale and looks for offsets only. Here it starts from the scales
+of `round_to_nearest`, which is better, and formats without an offset have their scale found in the same way.
+Shapes: N outputs, K inputs, G groups of n.
 """
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from coterie.quant.formats import BLOCK, Format
-from coterie.quant.round_to_nearest import fit_offset, fit_symmetric, in_pieces, to_f16, values, with_quantised_scales
-from coterie.quant.tensor import Codes, PackedTensor, pack
+from coterie.quant.formats import Format
+from coterie.quant.round_to_nearest import encode, fit_offset, fit_symmetric
+from coterie.quant.tensor import PackedTensor, pack
 
-__all__ = ["encode", "half_quadratic", "shrink"]
+__all__ = ["half_quadratic", "shrink"]
 
 _P, _BETA, _GROWTH, _ROUNDS = 0.7, 4.0, 1.05, 20
 _TINY = 1e-30
@@ -24,7 +24,7 @@ _TINY = 1e-30
 
 def half_quadratic(w_NK: Tensor, format: Format, importance_K: Tensor | None = None) -> PackedTensor:
     """A matrix in a format. `importance_K` weighs the means (None: all inputs alike)."""
-    return pack(format, in_pieces(encode, w_NK, format, importance_K))
+    return pack(format, encode(w_NK, format, importance_K, _solve))
 
 
 def shrink(e: Tensor, beta: float) -> Tensor:
@@ -33,20 +33,11 @@ def shrink(e: Tensor, beta: float) -> Tensor:
     return (size - size.clamp(min=_TINY).pow(_P - 1) / beta).clamp_(min=0).copysign_(e)
 
 
-def encode(w_NK: Tensor, format: Format, importance_K: Tensor | None = None) -> Codes:
-    """The values and scales of a float32 matrix."""
-    N, K = w_NK.shape
-    outer = BLOCK if format.is_super else format.group
-    h_K = torch.ones(K) if importance_K is None else importance_K.float() / importance_K.float().mean().clamp(min=_TINY)
-    w_NGn = functional.pad(w_NK, (0, -K % outer)).view(N, -1, format.group)
-    h_Gn = functional.pad(h_K.to(w_NK.device), (0, -K % outer)).view(-1, format.group)
-    has_offset = format.scales not in ("f16", "super")
-    s, o = _solve_offset(w_NGn, h_Gn, format) if has_offset else (_solve_scale(w_NGn, h_Gn, format), None)
-    if format.is_super:
-        return with_quantised_scales(w_NGn, h_Gn, s, o, format, K)
-    s, o = to_f16(s), None if o is None else to_f16(o)
-    u_NK = values(w_NGn, s.float(), None if o is None else o.float(), format).view(N, -1)[:, :K]
-    return Codes(u_NK.contiguous(), s.squeeze(-1), None if o is None else o.squeeze(-1))
+def _solve(w_NGn: Tensor, h_Gn: Tensor, format: Format) -> tuple[Tensor, Tensor | None]:
+    """Scales, and offsets where the format has them, [N, G, 1]."""
+    if format.zero:
+        return _solve_scale(w_NGn, h_Gn, format), None
+    return _solve_offset(w_NGn, h_Gn, format)
 
 
 def _solve_offset(w: Tensor, h: Tensor, format: Format) -> tuple[Tensor, Tensor]:

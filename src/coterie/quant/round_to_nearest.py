@@ -16,16 +16,7 @@ from torch.nn import functional
 from coterie.quant.formats import BLOCK, Format
 from coterie.quant.tensor import Codes, PackedTensor, pack
 
-__all__ = [
-    "encode",
-    "fit_offset",
-    "fit_symmetric",
-    "in_pieces",
-    "round_to_nearest",
-    "to_f16",
-    "values",
-    "with_quantised_scales",
-]
+__all__ = ["encode", "fit", "fit_offset", "fit_symmetric", "round_to_nearest"]
 
 _PIECE = 1 << 18  # weights at a time: what the processor's cache holds
 _TINY = 1e-30
@@ -46,18 +37,18 @@ _SHRINK = {
     3: (1.0, 0.94, 0.88, 0.82, 0.76, 0.7, 0.64),
     2: (1.0, 0.92, 0.84, 0.76, 0.68, 0.6, 0.5),
 }
-Encoder = Callable[[Tensor, Format, "Tensor | None"], Codes]
+Fit = Callable[[Tensor, Tensor, Format], tuple[Tensor, Tensor | None]]  # weights, importances -> scales, offsets
 
 
 def round_to_nearest(w_NK: Tensor, format: Format, importance_K: Tensor | None = None) -> PackedTensor:
     """A matrix in a format. `importance_K`: how much an error in each input counts (None: all alike)."""
-    return pack(format, in_pieces(encode, w_NK, format, importance_K))
+    return pack(format, encode(w_NK, format, importance_K, fit))
 
 
-def in_pieces(encoder: Encoder, w_NK: Tensor, format: Format, importance_K: Tensor | None) -> Codes:
-    """The codes of a matrix, some rows at a time; the same as all at once."""
+def encode(w_NK: Tensor, format: Format, importance_K: Tensor | None, fit: Fit) -> Codes:
+    """The values and scales of a matrix of any float type, some rows at a time; `fit` finds the scales of groups."""
     step = max(1, _PIECE // w_NK.shape[1])
-    pieces = [encoder(w_NK[i : i + step].float(), format, importance_K) for i in range(0, len(w_NK), step)]
+    pieces = [_encode(w_NK[i : i + step].float(), format, importance_K, fit) for i in range(0, len(w_NK), step)]
     if len(pieces) == 1:
         return pieces[0]
 
@@ -69,19 +60,18 @@ def in_pieces(encoder: Encoder, w_NK: Tensor, format: Format, importance_K: Tens
     return Codes(u_NK, scale, *map(joined, rest))
 
 
-def encode(w_NK: Tensor, format: Format, importance_K: Tensor | None = None) -> Codes:
-    """The values and scales of a float32 matrix."""
+def _encode(w_NK: Tensor, format: Format, importance_K: Tensor | None, fit: Fit) -> Codes:
     N, K = w_NK.shape
     outer = BLOCK if format.is_super else format.group
     h_K = torch.ones(K) if importance_K is None else importance_K.float() / importance_K.float().mean().clamp(min=_TINY)
     w_NGn = functional.pad(w_NK, (0, -K % outer)).view(N, -1, format.group)
     h_Gn = functional.pad(h_K.to(w_NK.device), (0, -K % outer)).view(-1, format.group)
-    if not format.is_super:
-        s, o = fit(w_NGn, h_Gn, format)
-        s, o = to_f16(s), None if o is None else to_f16(o)
-        u_NK = values(w_NGn, s.float(), None if o is None else o.float(), format).view(N, -1)[:, :K]
-        return Codes(u_NK.contiguous(), s.squeeze(-1), None if o is None else o.squeeze(-1))
-    return with_quantised_scales(w_NGn, h_Gn, *fit(w_NGn, h_Gn, format), format, K)
+    s, o = fit(w_NGn, h_Gn, format)
+    if format.is_super:
+        return _with_quantised_scales(w_NGn, h_Gn, s, o, format, K)
+    s, o = _to_f16(s), None if o is None else _to_f16(o)
+    u_NK = _values(w_NGn, s.float(), None if o is None else o.float(), format).view(N, -1)[:, :K]
+    return Codes(u_NK.contiguous(), s.squeeze(-1), None if o is None else o.squeeze(-1))
 
 
 def fit(w_NGn: Tensor, h_Gn: Tensor, format: Format) -> tuple[Tensor, Tensor | None]:
@@ -124,7 +114,7 @@ def fit_offset(w_NGn: Tensor, h_Gn: Tensor, bits: int, *, below_zero: bool = Fal
         if below_zero:
             o = o.clamp(max=0)
         u = ((w_NGn - o) / s).round_().clamp_(0, top)
-        s, o = least_squares(w_NGn, u, h_Gn, below_zero)
+        s, o = _least_squares(w_NGn, u, h_Gn, below_zero)
         error = ((torch.addcmul(o, u, s) - w_NGn).square_() * h_Gn).sum(-1, keepdim=True)
         better = error < best
         best = torch.where(better, error, best)
@@ -132,7 +122,7 @@ def fit_offset(w_NGn: Tensor, h_Gn: Tensor, bits: int, *, below_zero: bool = Fal
     return best_s, best_o
 
 
-def least_squares(w: Tensor, u: Tensor, h: Tensor, below_zero: bool) -> tuple[Tensor, Tensor]:
+def _least_squares(w: Tensor, u: Tensor, h: Tensor, below_zero: bool) -> tuple[Tensor, Tensor]:
     """The s and o that make s u + o closest to w, over the last dimension, weighted by h."""
     hu = u * h
     H, U, UU = h.sum(-1, keepdim=True), hu.sum(-1, keepdim=True), (hu * u).sum(-1, keepdim=True)
@@ -146,16 +136,14 @@ def least_squares(w: Tensor, u: Tensor, h: Tensor, below_zero: bool) -> tuple[Te
     return s, o
 
 
-def values(w: Tensor, s: Tensor, o: Tensor | None, format: Format) -> Tensor:
+def _values(w: Tensor, s: Tensor, o: Tensor | None, format: Format) -> Tensor:
     """The nearest u, uint8, of weights with these scales; where a scale is 0, that of weight 0."""
     inverse = torch.where(s == 0, 0, 1 / s)
     u = (w if o is None else w - o) * inverse
     return u.round_().add_(format.zero).clamp_(0, (1 << format.bits) - 1).to(torch.uint8)
 
 
-def with_quantised_scales(
-    w_NUn: Tensor, h_Un: Tensor, s: Tensor, o: Tensor | None, format: Format, K: int, n_rounds: int = _ROUNDS
-) -> Codes:
+def _with_quantised_scales(w_NUn: Tensor, h_Un: Tensor, s: Tensor, o: Tensor | None, format: Format, K: int) -> Codes:
     """Codes whose scales, at first s and o [N, U, 1], are quantised 256 k at a time; K inputs of them are kept.
 
     Each round quantises the scales, then the values with them, and fits both anew to these values; the best one counts.
@@ -168,9 +156,9 @@ def with_quantised_scales(
     w, h = blocks(w_NUn), h_Un.view(-1, BLOCK // format.unit, format.unit)
     scales = _Scales.of(blocks(s), None if o is None else blocks(o), top)
     best, kept = w.new_full((N, w.shape[1], 1, 1), torch.inf), None
-    for _ in range(n_rounds):
+    for _ in range(_ROUNDS):
         s, o = scales.decoded()
-        u = values(w, s, o, format).float()
+        u = _values(w, s, o, format).float()
         approx = s * (u - format.zero) if o is None else torch.addcmul(o, s, u)
         error = ((approx - w).square_() * h).sum((-2, -1), keepdim=True)
         now = (u, *scales.parts())
@@ -216,7 +204,7 @@ class _Scales:
             s = (w * q * h).sum(-1, keepdim=True) / (q * q * h).sum(-1, keepdim=True).clamp(min=_TINY)
             d = _best_factor(w, self.sc * q, h)
             return _Scales(d, _multiple(s, d, -top - 1, top))
-        s, o = least_squares(w, q, h, below_zero=True)
+        s, o = _least_squares(w, q, h, below_zero=True)
         d, dmin = _best_pair(w, self.sc * q, self.m.expand_as(w), h)
         return _Scales(d, _multiple(s, d, 0, top), dmin, _multiple(-o, dmin, 0, top))
 
@@ -225,7 +213,7 @@ def _largest(t: Tensor, top: int) -> Tensor:
     """The factor, as stored, with which the largest of a block's scales is `top`."""
     flat = t.flatten(-2)
     largest = flat.gather(-1, flat.abs().argmax(-1, keepdim=True))
-    return to_f16(largest / top).float().unsqueeze(-1)
+    return _to_f16(largest / top).float().unsqueeze(-1)
 
 
 def _multiple(t: Tensor, d: Tensor, low: int, high: int) -> Tensor:
@@ -236,7 +224,7 @@ def _best_factor(w: Tensor, x: Tensor, h: Tensor) -> Tensor:
     """The d, as stored, that makes d x closest to w in each block."""
     hx = x * h
     d = (hx * w).sum((-2, -1), keepdim=True) / (hx * x).sum((-2, -1), keepdim=True).clamp(min=_TINY)
-    return to_f16(d).float()
+    return _to_f16(d).float()
 
 
 def _best_pair(w: Tensor, x: Tensor, y: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -252,8 +240,8 @@ def _best_pair(w: Tensor, x: Tensor, y: Tensor, h: Tensor) -> tuple[Tensor, Tens
     det = torch.where(is_flat, 1, det)
     d = torch.where(is_flat, xw / xx.clamp(min=_TINY), (xw * yy - yw * xy) / det)
     dmin = torch.where(is_flat, 0, (xw * xy - yw * xx) / det).clamp(min=0)
-    return to_f16(d).float(), to_f16(dmin).float()
+    return _to_f16(d).float(), _to_f16(dmin).float()
 
 
-def to_f16(t: Tensor) -> Tensor:
+def _to_f16(t: Tensor) -> Tensor:
     return t.clamp(-65504, 65504).half()
