@@ -4,11 +4,15 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>  // of names
 
-#include <memory>
+#include <new>
 #include <stdexcept>
 #include <string>
 
-#include <unistd.h>
+#include <pthread.h>
+#if defined(COTERIE_ARM) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 #include "packed.h"
 #include "threads.h"
@@ -32,6 +36,9 @@ std::vector<Choice> supported() {  // the fastest first
   if (vnni && __builtin_cpu_supports("avx512bf16")) found.push_back({"avx512bf16", &kernels_avx512, true});
   if (vnni) found.push_back({"avx512vnni", &kernels_avx512, false});
   if (avx2) found.push_back({"avx2", &kernels_avx2, false});
+#elif defined(COTERIE_ARM) && defined(__linux__)
+  const unsigned long needed = HWCAP_ASIMDDP | HWCAP_ASIMDHP;
+  if ((getauxval(AT_HWCAP) & needed) == needed) found.push_back({"neon", &kernels_neon, false});
 #elif defined(COTERIE_ARM)
   found.push_back({"neon", &kernels_neon, false});
 #endif
@@ -43,20 +50,24 @@ Choice chosen{};
 
 void choose(const Choice& choice) { chosen = choice, use_bf16_instructions = choice.bf16; }
 
-std::unique_ptr<Pool> pool;
-pid_t owner = 0;
+std::mutex one_at_a_time;
+Pool* pool = nullptr;  // never destroyed at the end of the process, where there may be nobody left to join
 int n_threads = 1;
 
-Pool& the_pool() {  // a forked child has none of its parent's threads
-  if (!pool || owner != getpid() || pool->size() != n_threads) {
-    if (owner != getpid()) pool.release();
-    pool = std::make_unique<Pool>(n_threads);
-    owner = getpid();
+Pool& the_pool() {
+  if (!pool || pool->size() != n_threads) {
+    delete pool;
+    pool = nullptr;
+    pool = new Pool(n_threads);
   }
   return *pool;
 }
 
-std::mutex one_at_a_time;
+// A forked child has none of its parent's threads, and if one of them was in a call, a lock that nobody will open.
+void forget_threads() {
+  new (&one_at_a_time) std::mutex;
+  pool = nullptr;
+}
 
 // Runs a call of the chosen kernels: one at a time, without Python's lock.
 template <class Call> void run(void (*Kernels::*kernel)(Pool&, const Call&), const Call& call) {
@@ -89,6 +100,7 @@ void* address(uintptr_t p) { return (void*)p; }
 NB_MODULE(_native, m) {
   using namespace coterie;
   choose(supported().front());
+  pthread_atfork(nullptr, nullptr, forget_threads);
 
   m.def("names", [] {
     std::vector<std::string> names;
