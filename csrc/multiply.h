@@ -119,7 +119,7 @@ inline void multiply(Pool& pool, int thread, const Matrix& m, int64_t first, int
   const int64_t stride = n * PANEL, n_tiles = x.count();
   if (is_int(x.kind)) {
     const IntProducts& products = int_products_of(m.format);
-    const int64_t whole = n_tiles > 2 ? 2048 : m.K;
+    const int64_t whole = n_tiles > 2 ? 1024 : m.K;
     const int64_t panel_size = panel_bytes(m.format, m.K), block_size = BlockLayout(m.format, BLOCK).bytes;
     for (int64_t k = 0; k < m.K; k += whole) {
       const int64_t inputs = m.K - k < whole ? m.K - k : whole;

@@ -86,6 +86,9 @@ void int_product(const Format& f, const uint8_t* panels, int64_t stride, int64_t
           const uint8_t* ahead = block + s * (16 * SPAN * BITS / 8 + 32) + 4096;
           for (int line = 0; line < 16 * SPAN * BITS / 8 + 32; line += 64) __builtin_prefetch(ahead + line);
         }
+        if constexpr (R == INT_ROWS && W == 16) {  // many rows: these come from the second-level cache
+          for (int64_t line = 0; line < RECORD + 63; line += 64) __builtin_prefetch(record + 1024 + line);
+        }
         const uint8_t* values_at = block;
         const auto* row_scales = (const float*)(record + 32 * R);
         const auto* row_sums = (const int32_t*)(record + 36 * R);
@@ -98,7 +101,8 @@ void int_product(const Format& f, const uint8_t* panels, int64_t stride, int64_t
             unroll<P>([&](auto p) __attribute__((always_inline)) { dots[p][r] = first; });
           });
           unroll<8 / N_UNITS>([&](auto step) __attribute__((always_inline)) {
-            constexpr int J = U * (8 / N_UNITS) + step;
+            // with nibbles the lower and the upper half of a byte one after the other: one load serves both
+            constexpr int J = N_UNITS == 1 ? step % 2 * 4 + step / 2 : U * 4 + step;
             B w[P];
             unroll<P>([&](auto p) __attribute__((always_inline)) {
               const uint8_t* b = values_at + p * stride;

@@ -1,7 +1,7 @@
 """What to expect of a model that memory does not hold: said before it is loaded, since it works and is slow.
 
-Its weights stay in the file and are read when a token needs them. Worked example: 26.3 GB at 4.5 bits a weight, of which
-a token uses 7.2 GB; of those the part that memory cannot keep comes from the disk each time.
+Its weights stay in the file and are read when a token needs them. Worked example: 26.3 GB at 4.5 bits a weight, of
+which a token uses 7.2 GB; of those the part that memory cannot keep comes from the disk each time.
 """
 
 from coterie.checkpoint.numbers import size_text
