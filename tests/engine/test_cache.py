@@ -1,8 +1,13 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from coterie.config import ModelConfig
 from coterie.engine.cache import SlotCache
+from coterie.engine.runner import Runner
+from coterie.kernels import cpu
+from coterie.model import Transformer
 from coterie.model.attention import WholeSequences
 
 
@@ -135,3 +140,20 @@ def test_whole_texts() -> None:
     (segment,) = WholeSequences(2, 2).extend(0, keys(*range(6)), keys(*range(6)))
     assert segment.mask_BSC.int().tolist() == [[[1, 0, 0], [1, 1, 0], [0, 1, 1]]] and not segment.is_causal
     assert WholeSequences(1, 3).extend(0, keys(1, 2, 3), keys(1, 2, 3))[0].is_causal
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_a_cache_narrower_than_the_activations(window: int | None, make_model: Callable[..., Transformer]) -> None:
+    """Packed models compute in float32 and keep float16: without native kernels, several of them at once failed."""
+    model = make_model(sliding_window=window)
+    model.cache_dtype = torch.float16
+    ids = [[5, 6, 7, 8, 9, 10, 11], [12, 13]]
+    with cpu.use("reference"):
+        runner, alone = Runner(model), [Runner(model), Runner(model)]
+        runner.feed(list(enumerate(ids)))
+        for one, part in zip(alone, ids, strict=True):
+            one.feed([(0, part)])
+        for step in ([3, 4], [20, 30]):
+            together = runner.step(step).hidden_TD
+            for i, one in enumerate(alone):
+                torch.testing.assert_close(together[i : i + 1], one.step([step[i]]).hidden_TD, rtol=1e-4, atol=1e-4)

@@ -45,6 +45,8 @@ def build(folder: Path) -> Path:
         command = [COMPILER, *FLAGS, *ISA, f"-I{csrc}", *units, "-o", str(made)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-4000:]
+        for old in set(folder.glob("neon-*")) - {made}:
+            old.unlink()
         made.rename(program)
     return program
 
@@ -105,6 +107,7 @@ class Emulator:
     packed_bytes = staticmethod(packed_bytes)
 
     def __init__(self, program: Path):
+        self.program = program
         self._process = subprocess.Popen([EMULATOR, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def close(self) -> None:

@@ -157,6 +157,7 @@ class Decode(_Plan):
     def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> tuple[Segment]:
         B, C = self._B, self._C
         k, v = self.cache.k[layer], self.cache.v[layer]
+        k_TGP, v_TGP = k_TGP.to(k.dtype), v_TGP.to(v.dtype)
         if B == 1:  # the same in fewer calls
             k_1CGP, v_1CGP = k.narrow(0, 0, 1).narrow(1, 0, C), v.narrow(0, 0, 1).narrow(1, 0, C)
             k_1CGP.select(1, self._first_row).copy_(k_TGP)
@@ -219,6 +220,7 @@ class Prefill(_Plan):
 
     def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> list[Segment]:
         k, v = self.cache.k[layer], self.cache.v[layer]
+        k_TGP, v_TGP = k_TGP.to(k.dtype), v_TGP.to(v.dtype)
         return [
             self._extend(c, k[c.slot], v[c.slot], k_TGP[c.start : c.stop], v_TGP[c.start : c.stop])
             for c in self._chunks
