@@ -4,6 +4,7 @@ It runs where nothing else does: a package that is missing or broken is a findin
 variables that may be secret are never shown.
 """
 
+import importlib
 import importlib.util
 import os
 import platform
@@ -20,7 +21,7 @@ from coterie import __version__, device
 from coterie.checkpoint.hub import DEMO
 from coterie.cli.output import human_bytes, print_json, print_table, printable
 
-__all__ = ["command", "examine", "find_problems", "redacted_environment"]
+__all__ = ["command", "examine", "find_problems", "kernels_text", "redacted_environment"]
 
 _PACKAGES = {  # distribution: module
     "torch": "torch",
@@ -68,7 +69,7 @@ def examine() -> dict[str, Any]:
         },
         "gpus": [{"name": name, "total": total, "free": free} for name, total, free in device.gpus()],
         "torch": _examine_torch(),
-        "kernels": {"cpu": "reference (plain torch)", "gpu": "reference (plain torch)"},
+        "kernels": {**_examine_kernels(), "gpu": "reference (plain torch)"},
         "memory": {"total": device.total_memory(), "available": device.available_memory()},
         "hub": _examine_hub(),
         "demo": {"path": str(DEMO), "there": (DEMO / "config.json").is_file()},
@@ -96,6 +97,8 @@ def find_problems(found: dict[str, Any]) -> list[dict[str, str]]:
     torch, cpus, hub = found["torch"], found["cpu"]["usable"], found["hub"]
     if torch.get("error"):
         problems.append((f"torch does not import: {torch['error']}", "install torch again, for this Python"))
+    else:
+        problems += _kernel_problems(found["kernels"])
     if found["gpus"] and not torch.get("error") and not torch["cuda"]:
         what = f"there is a GPU ({found['gpus'][0]['name']}) and torch {torch['version']} cannot use it"
         problems.append((what, "install a CUDA build of torch: https://pytorch.org/get-started/locally"))
@@ -120,6 +123,20 @@ def find_problems(found: dict[str, Any]) -> list[dict[str, str]]:
     if hub["offline"]:
         problems.append(("HF_HUB_OFFLINE is set: `coterie pull` does nothing", "unset HF_HUB_OFFLINE"))
     return [{"what": what, "mend": mend} for what, mend in problems]
+
+
+def _kernel_problems(kernels: dict[str, Any]) -> list[tuple[str, str]]:
+    again = "install a C++ compiler (Debian, Ubuntu: apt install g++) and install coterie again"
+    if kernels["error"]:
+        is_choice = "expected one of" in kernels["error"]
+        return [(kernels["error"], "unset COTERIE_KERNELS" if is_choice else "install coterie again, for this Python")]
+    if kernels["names"] == ["reference"]:
+        return [("the native kernels were not built: everything runs, several times slower", again)]
+    if kernels["cpu"] == "reference":
+        return [
+            ("COTERIE_KERNELS asks for plain torch: everything runs, several times slower", "unset COTERIE_KERNELS")
+        ]
+    return []
 
 
 def _version(name: str, module: str) -> str | None:
@@ -149,6 +166,18 @@ def _examine_torch() -> dict[str, Any]:
         return {"error": f"{type(e).__name__}: {e}".splitlines()[0]}
 
 
+def _examine_kernels() -> dict[str, Any]:
+    """`cpu`: the instruction set in use, or "reference"; `names`: all that can be chosen, the fastest first."""
+    try:
+        from coterie.kernels import cpu
+
+        if importlib.util.find_spec("coterie._native"):
+            importlib.import_module("coterie._native")  # else its error would be taken for its absence
+        return {"cpu": cpu.used(), "names": cpu.names(), "error": None}
+    except Exception as e:  # a module for another Python, a name that does not exist, no torch
+        return {"cpu": "reference", "names": ["reference"], "error": str(e).splitlines()[0]}
+
+
 def _examine_hub() -> dict[str, Any]:
     try:
         from huggingface_hub import constants, get_token
@@ -172,6 +201,15 @@ def _examine_hub() -> dict[str, Any]:
     }
 
 
+def kernels_text(kernels: dict[str, Any]) -> str:
+    """`avx512bf16 (native; also: avx512vnni, avx2, portable)`"""
+    used, others = kernels["cpu"], [name for name in kernels["names"] if name not in (kernels["cpu"], "reference")]
+    if used == "reference" and not others:
+        return "reference (plain torch): the native kernels were not built" if not kernels["error"] else "reference"
+    also = f"; also: {', '.join(others)}" if others else ""
+    return f"reference (plain torch{also})" if used == "reference" else f"{used} (native{also})"
+
+
 def _print(found: dict[str, Any]) -> None:
     torch, hub, memory = found["torch"], found["hub"], found["memory"]
     rows = [
@@ -182,7 +220,7 @@ def _print(found: dict[str, Any]) -> None:
             "torch",
             torch.get("error") or f"{torch['version']}, computes on {torch['device']}, {torch['threads']} threads",
         ),
-        ("kernels", found["kernels"]["cpu"]),
+        ("kernels", kernels_text(found["kernels"])),
         ("memory", f"{human_bytes(memory['available'])} free of {human_bytes(memory['total'])}"),
         ("hub", f"{hub['endpoint']}, {'logged in' if hub['logged_in'] else 'not logged in'}"),
         ("cache", f"{hub['cache']}, {human_bytes(hub['free'])} of disk free"),
