@@ -20,7 +20,7 @@ def test_the_type_names_the_bits_of_the_experts_alone(kind: str) -> None:
 
 
 def test_bits_per_weight_are_honest() -> None:
-    for kind, most in {"int8": 8.5, "int6": 6.5, "int5": 5.5, "int4": 4.625, "int3": 3.625, "int2": 2.625}.items():
+    for kind, most in {"int8": 8.5, "int6": 6.5, "int5": 5.625, "int4": 4.625, "int3": 3.625, "int2": 2.625}.items():
         assert FORMATS[kind].matrix_bytes(4096, 4096) * 8 / 4096**2 == most
 
 

@@ -95,7 +95,7 @@ class Format:
 FORMATS: dict[str, Format] = {  # which int name is which: docs/quantization.md has the measurements
     "int8": Format(8),
     "int6": Format(6),
-    "int5": Format(5),
+    "int5": Format(5, scales="super_min"),
     "int4": Format(4, scales="super_min"),
     "int3": Format(3, 16, scales="super"),
     "int2": Format(2, 16, scales="super_nibble"),
