@@ -1,9 +1,9 @@
 // Attention over the cache, for one new row of many sequences and for many rows of one alike.
 //
 // Every query goes through its keys upwards in position, in blocks of 64 that begin at multiples of 64, with a running
-// maximum (online softmax, arXiv 1805.02867): what it computes depends on its own position and keys only, not on the rows
-// beside it. Keys are read as the cache holds them, also those of this call. Where a window's ring would lose a key that a
-// query of this call still sees, the new keys wait beside the ring until all queries are done.
+// maximum (online softmax, arXiv 1805.02867): what it computes depends on its own position and keys only, not on the
+// rows beside it. Keys are read as the cache holds them, also those of this call. Where a window's ring would lose a
+// key that a query of this call still sees, the new keys wait beside the ring until all queries are done.
 #pragma once
 
 #include "operations.h"
@@ -12,33 +12,42 @@ namespace coterie::COTERIE_ISA {
 
 constexpr int64_t KEYS_TOGETHER = 64, QUERIES = 4;  // rows of one piece of work; r = H/G query heads each
 
-struct Sequence { int64_t slot, first, n, row; bool waits; uint8_t *k, *v; };  // k, v: where the new ones wait
+struct Sequence {
+  int64_t slot, first, n, row;
+  bool waits;
+  uint8_t *k, *v;
+};  // k, v: where the new ones wait
 
-// 16 inputs of 16 keys, each number as float32
-inline void key_block(const AttentionCall& c, const Sequence& s, int64_t g, int64_t first, int64_t n, bool is_key, float* out) {
+// n keys (or values) of head g from position `first` on, as float32 rows of padded(P).
+inline void key_block(const AttentionCall& c, const Sequence& s, int64_t g, int64_t first, int64_t n, bool is_key,
+                      float* out) {
   const int64_t stride = c.G * c.P, size = size_of(c.cache_type);
   for (int64_t i = 0; i < n; i++) {
     const int64_t position = first + i;
     const bool is_new = s.waits && position >= s.first;
-    const uint8_t* base = is_new ? (is_key ? s.k : s.v) + (position - s.first) * stride * size
-                                 : (const uint8_t*)(is_key ? c.k : c.v) +
-                                       (s.slot * c.n_places + (c.window ? position % c.n_places : position)) * stride * size;
+    const uint8_t* base =
+        is_new ? (is_key ? s.k : s.v) + (position - s.first) * stride * size
+               : (const uint8_t*)(is_key ? c.k : c.v) +
+                     (s.slot * c.n_places + (c.window ? position % c.n_places : position)) * stride * size;
     to_floats(out + i * padded(c.P), base, c.cache_type, g * c.P, c.P);
   }
 }
 
 // The queries row .. row + n of a sequence, all heads that share key head g.
-inline void attend(Pool& pool, int thread, const AttentionCall& c, const Sequence& s, int64_t g, int64_t row, int64_t n) {
+inline void attend(Pool& pool, int thread, const AttentionCall& c, const Sequence& s, int64_t g, int64_t row,
+                   int64_t n) {
   const int64_t r = c.H / c.G, P = padded(c.P), n_queries = n * r;
-  const int64_t newest = s.first + row + n - 1, oldest = c.window ? std::max<int64_t>(0, s.first + row - c.window + 1) : 0;
-  auto* scratch = (float*)pool.scratch(thread, KEYS, (2 * KEYS_TOGETHER * P + 2 * n_queries * P + (KEYS_TOGETHER + 2) * n_queries + P * KEYS_TOGETHER) * 4 + 4096);
-  float* rows = scratch;                                 // [64][P]
-  float* keys = rows + KEYS_TOGETHER * P;                // [P][64]
-  float* queries = keys + P * KEYS_TOGETHER;             // [n_queries][P]
-  float* out = queries + n_queries * P;                  // [n_queries][P]
-  float* scores = out + n_queries * P;                   // [n_queries][64]
-  float* most = scores + n_queries * KEYS_TOGETHER;      // [n_queries]
-  float* sums = most + n_queries;                        // [n_queries]
+  const int64_t newest = s.first + row + n - 1,
+                oldest = c.window ? std::max<int64_t>(0, s.first + row - c.window + 1) : 0;
+  const int64_t floats = 2 * KEYS_TOGETHER * P + n_queries * (2 * P + KEYS_TOGETHER + 2);
+  auto* scratch = (float*)pool.scratch(thread, KEYS, floats * 4 + 256);
+  float* rows = scratch;                             // [64][P]
+  float* keys = rows + KEYS_TOGETHER * P;            // [P][64]
+  float* queries = keys + P * KEYS_TOGETHER;         // [n_queries][P]
+  float* out = queries + n_queries * P;              // [n_queries][P]
+  float* scores = out + n_queries * P;               // [n_queries][64]
+  float* most = scores + n_queries * KEYS_TOGETHER;  // [n_queries]
+  float* sums = most + n_queries;                    // [n_queries]
   const int64_t width = (c.H + 2 * c.G) * c.P;
   for (int64_t q = 0; q < n_queries; q++) {
     float* query = queries + q * P;
@@ -55,7 +64,8 @@ inline void attend(Pool& pool, int thread, const AttentionCall& c, const Sequenc
   }
   std::fill(out, out + n_queries * P, 0.0f);
   for (int64_t block = oldest / KEYS_TOGETHER * KEYS_TOGETHER; block <= newest; block += KEYS_TOGETHER) {
-    const int64_t begin = std::max(block, oldest), end = std::min(block + KEYS_TOGETHER, newest + 1), there = end - begin;
+    const int64_t begin = std::max(block, oldest), end = std::min(block + KEYS_TOGETHER, newest + 1),
+                  there = end - begin;
     std::fill(rows, rows + KEYS_TOGETHER * P, 0.0f);
     key_block(c, s, g, begin, there, true, rows + (begin - block) * P);
     for (int64_t k = 0; k < KEYS_TOGETHER; k += 16)
@@ -72,7 +82,8 @@ inline void attend(Pool& pool, int thread, const AttentionCall& c, const Sequenc
       for (int64_t k = 0; k < KEYS_TOGETHER; k += 4 * W) {
         constexpr int N = 4 * W <= KEYS_TOGETHER ? 4 : (int)KEYS_TOGETHER / W;
         F sum[4][N];
-        for (auto& line : sum) for (F& x : line) x = zero();
+        for (auto& line : sum)
+          for (F& x : line) x = zero();
         for (int64_t i = 0; i < c.P; i++) {
           F key[N];
           for (int j = 0; j < N; j++) key[j] = load(keys + i * KEYS_TOGETHER + k + j * W);
@@ -88,7 +99,8 @@ inline void attend(Pool& pool, int thread, const AttentionCall& c, const Sequenc
     key_block(c, s, g, begin, there, false, rows + (begin - block) * P);
     for (int64_t q = 0; q < n_queries; q++) {
       const int64_t position = s.first + row + q / r;
-      const int64_t from = std::max(begin, c.window ? position - c.window + 1 : 0) - block, to = std::min(end, position + 1) - block;
+      const int64_t from = std::max(begin, c.window ? position - c.window + 1 : 0) - block,
+                    to = std::min(end, position + 1) - block;
       float* line = scores + q * KEYS_TOGETHER;
       if (from >= to) {
         std::fill(line, line + KEYS_TOGETHER, 0.0f);
@@ -150,7 +162,10 @@ inline void attention(Pool& pool, const AttentionCall& c) {
     if (s.waits) s.k = waiting, s.v = waiting + s.n * stride * size, waiting += 2 * s.n * stride * size;
 
   // keys turned, keys and values stored
-  struct Row { const Sequence* sequence; int64_t i; };
+  struct Row {
+    const Sequence* sequence;
+    int64_t i;
+  };
   std::vector<Row> rows;
   for (const auto& s : sequences)
     for (int64_t i = 0; i < s.n; i++) rows.push_back({&s, i});
@@ -174,7 +189,10 @@ inline void attention(Pool& pool, const AttentionCall& c) {
     }
   });
 
-  struct Piece { const Sequence* sequence; int64_t g, row, n; };
+  struct Piece {
+    const Sequence* sequence;
+    int64_t g, row, n;
+  };
   std::vector<Piece> pieces;
   for (const auto& s : sequences)
     for (int64_t from = s.n; from > 0; from -= QUERIES)  // the longest first
@@ -183,7 +201,8 @@ inline void attention(Pool& pool, const AttentionCall& c) {
         pieces.push_back({&s, g, begin, from - begin});
       }
   pool.run((int64_t)pieces.size(), 1, [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t i = begin; i < end; i++) attend(pool, thread, c, *pieces[i].sequence, pieces[i].g, pieces[i].row, pieces[i].n);
+    for (int64_t i = begin; i < end; i++)
+      attend(pool, thread, c, *pieces[i].sequence, pieces[i].g, pieces[i].row, pieces[i].n);
   });
   for (const auto& s : sequences) {
     if (!s.waits) continue;

@@ -1,15 +1,15 @@
 // The sparse block in one call: rows sorted by expert, gate and up, SwiGLU, down, and the weighted sum.
 //
-// Three pieces of work, each shared by all threads in chunks of (expert, 32 or 64 outputs): no thread owns an expert, so
-// a popular one delays nobody. With few rows every chunk streams its weights once; with many the rows of an expert are
-// quantized once and meet a panel that stays in the cache.
+// Three pieces of work, each shared by all threads in chunks of (expert, 32 or 64 outputs): no thread owns an expert,
+// so a popular one delays nobody. With few rows every chunk streams its weights once; with many the rows of an expert
+// are quantized once and meet a panel that stays in the cache.
 #pragma once
 
 #include "operations.h"
 
 namespace coterie::COTERIE_ISA {
 
-struct Group {  // the rows of one expert
+struct Group {               // the rows of one expert
   int64_t expert, first, n;  // its pairs are order[first .. first + n]
   Tiles in, between;
 };
@@ -19,18 +19,22 @@ inline void experts(Pool& pool, const ExpertsCall& call) {
   // pairs sorted by expert (a counting sort keeps their order)
   std::vector<int64_t> starts(call.E + 1, 0), order;
   for (int64_t i = 0; i < n_pairs; i++)
-    if (call.ids[i] >= 0) starts[call.ids[i] + 1]++;
+    if (call.ids[i] >= 0 && call.ids[i] < call.E) starts[call.ids[i] + 1]++;
   for (int64_t e = 0; e < call.E; e++) starts[e + 1] += starts[e];
   order.resize(starts[call.E]);
   std::vector<int64_t> place(n_pairs, -1), next(starts.begin(), starts.end() - 1);
   for (int64_t i = 0; i < n_pairs; i++)
-    if (call.ids[i] >= 0) order[place[i] = next[call.ids[i]]++] = i;
+    if (call.ids[i] >= 0 && call.ids[i] < call.E) order[place[i] = next[call.ids[i]]++] = i;
   std::vector<Group> groups;
   int64_t bytes_in = 0, bytes_between = 0;
   for (int64_t e = 0; e < call.E; e++) {
     const int64_t n = starts[e + 1] - starts[e];
     if (n == 0) continue;
-    groups.push_back({e, starts[e], n, {kind_of(call.gate_up[e], call.type), n, D, nullptr}, {kind_of(call.down[e], call.type), n, Fw, nullptr}});
+    groups.push_back({e,
+                      starts[e],
+                      n,
+                      {kind_of(call.gate_up[e], call.type), n, D, nullptr},
+                      {kind_of(call.down[e], call.type), n, Fw, nullptr}});
     bytes_in += groups.back().in.bytes() + 64, bytes_between += groups.back().between.bytes() + 64;
   }
   std::stable_sort(groups.begin(), groups.end(), [](const Group& a, const Group& b) { return a.n > b.n; });
@@ -42,7 +46,10 @@ inline void experts(Pool& pool, const ExpertsCall& call) {
   }
   auto* outputs = (float*)pool.scratch(0, OUTPUTS, (int64_t)order.size() * D * 4);  // [pair in sorted order][D]
 
-  struct Row { const Group* group; int64_t i; };
+  struct Row {
+    const Group* group;
+    int64_t i;
+  };
   std::vector<Row> rows;
   for (const auto& g : groups)
     for (int64_t i = 0; i < g.n; i++) rows.push_back({&g, i});

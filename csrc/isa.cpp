@@ -8,9 +8,8 @@
 namespace coterie {
 
 extern const Kernels TABLE(COTERIE_ISA) = {
-    &COTERIE_ISA::linear, &COTERIE_ISA::experts, &COTERIE_ISA::attention, &COTERIE_ISA::route,
-    &COTERIE_ISA::norm,   &COTERIE_ISA::swiglu,  &COTERIE_ISA::add,       &COTERIE_ISA::embed,
-    &COTERIE_ISA::argmax,
+    &COTERIE_ISA::linear, &COTERIE_ISA::experts, &COTERIE_ISA::attention, &COTERIE_ISA::route,  &COTERIE_ISA::norm,
+    &COTERIE_ISA::swiglu, &COTERIE_ISA::add,     &COTERIE_ISA::embed,     &COTERIE_ISA::argmax,
 };
 
 }  // namespace coterie

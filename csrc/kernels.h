@@ -4,7 +4,8 @@
 // S slots (experts of a token), H query heads, G key/value heads, P head width, B sequences, L new rows of one.
 //
 // The promise: a row's results have the same bits whatever other rows are in the call, however many threads work, and
-// however a prompt is cut into calls. Sums of integers are exact; a floating sum runs over k upwards, one lane an output.
+// however a prompt is cut into calls. Sums of integers are exact; a floating sum runs over k upwards, one lane an
+// output.
 #pragma once
 
 #include <cstdint>
@@ -17,17 +18,19 @@ enum class Type : int { F32 = 0, F16 = 1, BF16 = 2 };  // of activations, norms,
 
 enum class Scales : int { F16 = 0, F16_OFFSET = 1, SUPER = 2, SUPER_MIN = 3, SUPER_NIBBLE = 4 };
 
-// Of weights that are packed as docs/packed.md states: `bits` an unsigned value, one scale for `unit` · `group_units` of
-// them. All zero for weights that are plain rows.
+// Of weights that are packed as docs/packed.md states: `bits` an unsigned value, one scale for `unit` · `group_units`
+// of them. All zero for weights that are plain rows.
 struct Format {
   int bits = 0, unit = 0, group_units = 0;
   Scales scales = Scales::F16;
 };
 
 enum class Layout : int {
-  ROWS_F32 = 0, ROWS_F16 = 1, ROWS_BF16 = 2,  // row-major numbers
-  PACKED = 3,                                  // panels of 16 outputs, interleaved
-  GGML = 4,                                    // rows of a GGUF file's blocks; `format` says which
+  ROWS_F32 = 0,
+  ROWS_F16 = 1,
+  ROWS_BF16 = 2,  // row-major numbers
+  PACKED = 3,     // panels of 16 outputs, interleaved
+  GGML = 4,       // rows of a GGUF file's blocks; `format` says which
 };
 
 struct Matrix {
@@ -50,17 +53,28 @@ struct Norm {  // RMSNorm of each row before a product; weight null: none
 
 // out [T, sum of N] = norm(x) [T, K] · matrices^T, side by side
 struct LinearCall {
-  const void* x; Type x_type; int64_t T, x_stride;
+  const void* x;
+  Type x_type;
+  int64_t T, x_stride;
   Norm norm;
-  const Matrix* matrices; int n_matrices;
-  void* out; Type out_type; int64_t out_stride;
+  const Matrix* matrices;
+  int n_matrices;
+  void* out;
+  Type out_type;
+  int64_t out_stride;
 };
 
 // out [T, D] = sum over slots 0..S-1, in that order, of weight · down(silu(gate(x)) · up(x)); an id of -1 adds nothing
 struct ExpertsCall {
-  const void* x; Type type; int64_t T, D, F;
-  const int32_t* ids; const float* weights; int64_t S;  // [T, S]
-  const Matrix* gate_up; const Matrix* down; int64_t E;  // one of each an expert
+  const void* x;
+  Type type;
+  int64_t T, D, F;
+  const int32_t* ids;
+  const float* weights;
+  int64_t S;  // [T, S]
+  const Matrix* gate_up;
+  const Matrix* down;
+  int64_t E;  // one of each an expert
   void* out;
 };
 
@@ -68,11 +82,18 @@ struct ExpertsCall {
 // keys and values go to places [slots, n_places, G, P] of the cache, position p at place p % n_places where there is a
 // window; a query at position i sees keys i - window + 1 .. i.
 struct AttentionCall {
-  const void* qkv; Type type; int64_t T, H, G, P;
-  const float* cos; const float* sin;
-  void* k; void* v; Type cache_type; int64_t n_places;
-  const int64_t* sequences; int64_t B;  // [B, 3]: slot, first position, number of new rows
-  int64_t window;                       // 0: none
+  const void* qkv;
+  Type type;
+  int64_t T, H, G, P;
+  const float* cos;
+  const float* sin;
+  void* k;
+  void* v;
+  Type cache_type;
+  int64_t n_places;
+  const int64_t* sequences;
+  int64_t B;       // [B, 3]: slot, first position, number of new rows
+  int64_t window;  // 0: none
   float scale;
   void* out;
 };
@@ -80,17 +101,52 @@ struct AttentionCall {
 // logits [T, E] = x · weight^T in float32; the S largest, lowest id first among equals; weights: softmax over those S,
 // or over all E where `renormalise` is false
 struct RouteCall {
-  const void* x; Type type; int64_t T, D;
-  const float* weight; int64_t E, S; bool renormalise;
-  int32_t* ids; float* weights; float* logits;
+  const void* x;
+  Type type;
+  int64_t T, D;
+  const float* weight;
+  int64_t E, S;
+  bool renormalise;
+  int32_t* ids;
+  float* weights;
+  float* logits;
 };
 
-struct NormCall { const void* x; Type type; int64_t T, D; Norm norm; void* out; };
-struct SwigluCall { const void* x; Type type; int64_t T, F; void* out; };  // out [T, F] = silu(x[:, :F]) · x[:, F:]
-struct AddCall { const void* a; const void* b; Type type; int64_t n; void* out; };
+struct NormCall {
+  const void* x;
+  Type type;
+  int64_t T, D;
+  Norm norm;
+  void* out;
+};
+struct SwigluCall {
+  const void* x;
+  Type type;
+  int64_t T, F;
+  void* out;
+};  // out [T, F] = silu(x[:, :F]) · x[:, F:]
+struct AddCall {
+  const void* a;
+  const void* b;
+  Type type;
+  int64_t n;
+  void* out;
+};
 // the largest number of each row, the first place where several are; NaN counts as the largest
-struct ArgmaxCall { const void* x; Type type; int64_t T, V; int64_t* ids; float* values; };
-struct EmbedCall { const int64_t* ids; int64_t T; Matrix table; void* out; Type type; };
+struct ArgmaxCall {
+  const void* x;
+  Type type;
+  int64_t T, V;
+  int64_t* ids;
+  float* values;
+};
+struct EmbedCall {
+  const int64_t* ids;
+  int64_t T;
+  Matrix table;
+  void* out;
+  Type type;
+};
 
 // bf16 rows meet bf16 weights in the processor's own instruction; false, or rows of another type: both as float32.
 extern bool use_bf16_instructions;
@@ -107,21 +163,33 @@ struct Kernels {  // one table an instruction set
   void (*argmax)(Pool&, const ArgmaxCall&);
 };
 
-// A sparse decoder's layers in one call, for rows x [T, D] that come from the embedding and are overwritten. Routings of
-// all layers: ids, weights [layers, T, S], logits [layers, T, E].
+// A sparse decoder's layers in one call, for rows x [T, D] that come from the embedding and are overwritten. Routings
+// of all layers: ids, weights [layers, T, S], logits [layers, T, E].
 struct LayerWeights {
   Norm attention_norm, moe_norm;
-  const Matrix* qkv; int n_qkv;
-  const Matrix* o; int n_o;
-  const float* router; int64_t E, S; bool renormalise;
-  const Matrix* gate_up; const Matrix* down; int64_t F;
-  void* k; void* v;
+  const Matrix* qkv;
+  int n_qkv;
+  const Matrix* o;
+  int n_o;
+  const float* router;
+  int64_t E, S;
+  bool renormalise;
+  const Matrix* gate_up;
+  const Matrix* down;
+  int64_t F;
+  void* k;
+  void* v;
 };
 struct DecoderCall {
-  void* x; Type type; int64_t T, D;
-  const LayerWeights* layers; int64_t n_layers;
+  void* x;
+  Type type;
+  int64_t T, D;
+  const LayerWeights* layers;
+  int64_t n_layers;
   AttentionCall attention;  // all but qkv, k, v and out
-  int32_t* ids; float* weights; float* logits;
+  int32_t* ids;
+  float* weights;
+  float* logits;
 };
 void decode(const Kernels&, Pool&, const DecoderCall&);
 
@@ -135,8 +203,8 @@ extern const Kernels kernels_neon;
 // Bytes of a packed matrix [N, K].
 int64_t packed_bytes(const Format&, int64_t N, int64_t K);
 
-// Rows of GGUF blocks into the packed layout, losslessly: `from` is GGML, `out` has room for the packed bytes. Returns how
-// many f16 scales are NaN or infinite.
+// Rows of GGUF blocks into the packed layout, losslessly: `from` is GGML, `out` has room for the packed bytes. Returns
+// how many f16 scales are NaN or infinite.
 int64_t repack(Pool&, const Matrix& from, uint8_t* out);
 // One block of n inputs from k on of one panel of it.
 int64_t repack_block(const Matrix& from, int64_t panel, int64_t k, int64_t n, uint8_t* out);

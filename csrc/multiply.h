@@ -17,38 +17,55 @@ struct IntProducts {  // by rows of a tile, less 1; two panels together only for
 
 template <int BITS, int UNIT, Scales KIND, int... R>
 INLINE const IntProducts& int_products_of(std::integer_sequence<int, R...>) {
-  static constexpr IntProducts table = {{int_product<BITS, UNIT, KIND, R + 1, 1>...}, int_product<BITS, UNIT, KIND, INT_ROWS, TOGETHER>};
+  static constexpr IntProducts table = {{int_product<BITS, UNIT, KIND, R + 1, 1>...},
+                                        int_product<BITS, UNIT, KIND, INT_ROWS, TOGETHER>};
   return table;
 }
 
 inline const IntProducts& int_products_of(const Format& f) {
   constexpr auto all = std::make_integer_sequence<int, INT_ROWS>{};
   switch (f.bits * 8 + (int)f.scales) {
-    case 64: return int_products_of<8, 32, Scales::F16>(all);
-    case 48: return int_products_of<6, 32, Scales::F16>(all);
-    case 49: return int_products_of<6, 32, Scales::F16_OFFSET>(all);
-    case 50: return int_products_of<6, 16, Scales::SUPER>(all);
-    case 40: return int_products_of<5, 32, Scales::F16>(all);
-    case 41: return int_products_of<5, 32, Scales::F16_OFFSET>(all);
-    case 43: return int_products_of<5, 32, Scales::SUPER_MIN>(all);
-    case 32: return int_products_of<4, 32, Scales::F16>(all);
-    case 33: return int_products_of<4, 32, Scales::F16_OFFSET>(all);
-    case 35: return int_products_of<4, 32, Scales::SUPER_MIN>(all);
-    case 24: return int_products_of<3, 32, Scales::F16>(all);
-    case 25: return int_products_of<3, 32, Scales::F16_OFFSET>(all);
-    case 26: return int_products_of<3, 16, Scales::SUPER>(all);
-    default: return int_products_of<2, 16, Scales::SUPER_NIBBLE>(all);
+    case 64:
+      return int_products_of<8, 32, Scales::F16>(all);
+    case 48:
+      return int_products_of<6, 32, Scales::F16>(all);
+    case 49:
+      return int_products_of<6, 32, Scales::F16_OFFSET>(all);
+    case 50:
+      return int_products_of<6, 16, Scales::SUPER>(all);
+    case 40:
+      return int_products_of<5, 32, Scales::F16>(all);
+    case 41:
+      return int_products_of<5, 32, Scales::F16_OFFSET>(all);
+    case 43:
+      return int_products_of<5, 32, Scales::SUPER_MIN>(all);
+    case 32:
+      return int_products_of<4, 32, Scales::F16>(all);
+    case 33:
+      return int_products_of<4, 32, Scales::F16_OFFSET>(all);
+    case 35:
+      return int_products_of<4, 32, Scales::SUPER_MIN>(all);
+    case 24:
+      return int_products_of<3, 32, Scales::F16>(all);
+    case 25:
+      return int_products_of<3, 32, Scales::F16_OFFSET>(all);
+    case 26:
+      return int_products_of<3, 16, Scales::SUPER>(all);
+    default:
+      return int_products_of<2, 16, Scales::SUPER_NIBBLE>(all);
   }
 }
 
-template <int P, int... R> INLINE FloatProduct float_product_of(int rows, std::integer_sequence<int, R...>) {
+template <int P, int... R>
+INLINE FloatProduct float_product_of(int rows, std::integer_sequence<int, R...>) {
   static constexpr FloatProduct table[] = {float_product<R + 1, P>...};
   return table[rows - 1];
 }
 
 #if defined(COTERIE_AVX512)
 using Bf16Product = void (*)(const uint32_t*, int64_t, const uint8_t*, float*, int64_t);
-template <int P, int... R> INLINE Bf16Product bf16_product_of(int rows, std::integer_sequence<int, R...>) {
+template <int P, int... R>
+INLINE Bf16Product bf16_product_of(int rows, std::integer_sequence<int, R...>) {
   static constexpr Bf16Product table[] = {bf16_product<R + 1, P>...};
   return table[rows - 1];
 }
@@ -79,7 +96,8 @@ INLINE void transpose(const uint32_t* const rows[PANEL], uint32_t* out, int64_t 
     }
   for (int j = 0; j < 4; j++) {  // a[4i + j]: lane l holds column 4l + j of rows 4i .. 4i + 3
     const __m512i lo0 = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88), hi0 = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xDD);
-    const __m512i lo1 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88), hi1 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xDD);
+    const __m512i lo1 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88),
+                  hi1 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xDD);
     _mm512_storeu_si512(out + j * stride, _mm512_shuffle_i32x4(lo0, lo1, 0x88));
     _mm512_storeu_si512(out + (4 + j) * stride, _mm512_shuffle_i32x4(hi0, hi1, 0x88));
     _mm512_storeu_si512(out + (8 + j) * stride, _mm512_shuffle_i32x4(lo0, lo1, 0xDD));
@@ -91,8 +109,10 @@ INLINE void transpose(const uint32_t* const rows[PANEL], uint32_t* out, int64_t 
 #endif
 }
 
-// Inputs k .. k + n of a plain panel (n a multiple of 32, zeros beyond K) as f32 [n][stride] or, `pairs`, bf16 [n/2][stride][2].
-inline void gather_panel(const Matrix& m, int64_t panel, int64_t k, int64_t n, bool pairs, uint32_t* out, int64_t stride) {
+// Inputs k .. k + n of a plain panel (n a multiple of 32, zeros beyond K) as f32 [n][stride] or, `pairs`, bf16
+// [n/2][stride][2].
+inline void gather_panel(const Matrix& m, int64_t panel, int64_t k, int64_t n, bool pairs, uint32_t* out,
+                         int64_t stride) {
   const Type type = m.layout == Layout::ROWS_F32 ? Type::F32 : m.layout == Layout::ROWS_F16 ? Type::F16 : Type::BF16;
   const uint8_t* rows[PANEL];
   plain_rows(m, panel, m.K * size_of(type), rows);
@@ -107,8 +127,10 @@ inline void gather_panel(const Matrix& m, int64_t panel, int64_t k, int64_t n, b
       if (is_direct) continue;
       std::memset(copies[i], 0, 64);
       if (!rows[i] || there == 0) continue;
-      if (pairs) std::memcpy(copies[i], rows[i] + (k + at) * 2, (size_t)there * 2);
-      else to_floats((float*)copies[i], rows[i], type, k + at, there);
+      if (pairs)
+        std::memcpy(copies[i], rows[i] + (k + at) * 2, (size_t)there * 2);
+      else
+        to_floats((float*)copies[i], rows[i], type, k + at, there);
     }
     transpose(sources, out + (pairs ? at / 2 : at) * stride, stride);
   }
@@ -132,7 +154,8 @@ inline void multiply(Pool& pool, int thread, const Matrix& m, int64_t first, int
           uint8_t* made = pool.scratch(thread, PANELS, panel_stride * together + 64);
           for (int i = 0; i < together; i++)
             for (int64_t b = 0; b < inputs; b += BLOCK)
-              repack_block(m, first + p + i, k + b, inputs - b < BLOCK ? inputs - b : BLOCK, made + i * panel_stride + b / BLOCK * block_size);
+              repack_block(m, first + p + i, k + b, inputs - b < BLOCK ? inputs - b : BLOCK,
+                           made + i * panel_stride + b / BLOCK * block_size);
           panel = made;
         }
         for (int64_t t = 0; t < n_tiles; t++) {
@@ -144,7 +167,8 @@ inline void multiply(Pool& pool, int thread, const Matrix& m, int64_t first, int
             continue;
           }
           for (int i = 0; i < together; i++)
-            products.one[R - 1](m.format, panel + i * panel_stride, panel_stride, inputs, rows, out + i * PANEL, stride);
+            products.one[R - 1](m.format, panel + i * panel_stride, panel_stride, inputs, rows, out + i * PANEL,
+                                stride);
         }
       }
     }
@@ -157,18 +181,21 @@ inline void multiply(Pool& pool, int thread, const Matrix& m, int64_t first, int
     const int64_t inputs = K - k < whole ? K - k : whole;
     for (int64_t p = 0; p < n; p += 2) {
       const int together = (int)(n - p < 2 ? n - p : 2);
-      for (int i = 0; i < together; i++) gather_panel(m, first + p + i, k, inputs, pairs, panel + i * PANEL, together * PANEL);
+      for (int i = 0; i < together; i++)
+        gather_panel(m, first + p + i, k, inputs, pairs, panel + i * PANEL, together * PANEL);
       for (int64_t t = 0; t < n_tiles; t++) {
         constexpr auto all = std::make_integer_sequence<int, FLOAT_ROWS>{};
         float* out = acc + t * x.most() * stride + p * PANEL;
         const uint8_t* rows = x.span(t, k / SPAN);
 #if defined(COTERIE_AVX512)
         if (pairs) {
-          (together == 2 ? bf16_product_of<2>(x.rows(t), all) : bf16_product_of<1>(x.rows(t), all))(panel, inputs / 2, rows, out, stride);
+          (together == 2 ? bf16_product_of<2>(x.rows(t), all) : bf16_product_of<1>(x.rows(t), all))(panel, inputs / 2,
+                                                                                                    rows, out, stride);
           continue;
         }
 #endif
-        (together == 2 ? float_product_of<2>(x.rows(t), all) : float_product_of<1>(x.rows(t), all))((const float*)panel, inputs, rows, out, stride);
+        (together == 2 ? float_product_of<2>(x.rows(t), all) : float_product_of<1>(x.rows(t), all))(
+            (const float*)panel, inputs, rows, out, stride);
       }
     }
   }

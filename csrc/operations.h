@@ -13,7 +13,8 @@ constexpr int64_t COLUMNS = 64;  // outputs of a piece of work: 4 panels
 inline int64_t padded(int64_t n) { return ceil_div(n, SPAN) * SPAN; }
 
 // Row `row` of x, normalised if there is a norm, as float32 in `out` [padded(K)] with zeros at its end.
-inline void read_row(float* out, const void* x, Type type, int64_t row, int64_t stride, int64_t K, const Norm& norm, const float* weight) {
+inline void read_row(float* out, const void* x, Type type, int64_t row, int64_t stride, int64_t K, const Norm& norm,
+                     const float* weight) {
   std::fill(out + K / W * W, out + padded(K), 0.0f);
   to_floats(out, x, type, row * stride, K);
   if (norm.weight) normalise(out, weight, K, norm.eps, type);
@@ -49,12 +50,17 @@ inline void linear(Pool& pool, const LinearCall& call) {
         for (int64_t s = 0; s < ceil_div(K, SPAN); s++) put(t, r / t.most(), (int)(r % t.most()), s, row + s * SPAN);
     }
   });
-  struct Piece { const Matrix* matrix; const Tiles* tiles; int64_t panel, n, column; };
+  struct Piece {
+    const Matrix* matrix;
+    const Tiles* tiles;
+    int64_t panel, n, column;
+  };
   std::vector<Piece> pieces;
   int64_t column = 0;
   for (int i = 0; i < call.n_matrices; i++) {
     const Matrix& m = call.matrices[i];
-    const Tiles* tiles = &*std::find_if(made.begin(), made.end(), [&](const Tiles& t) { return t.kind == kind_of(m, call.x_type); });
+    const Tiles* tiles =
+        &*std::find_if(made.begin(), made.end(), [&](const Tiles& t) { return t.kind == kind_of(m, call.x_type); });
     for (int64_t p = 0; p < n_panels(m); p += COLUMNS / PANEL)
       pieces.push_back({&m, tiles, p, std::min(COLUMNS / PANEL, n_panels(m) - p), column + p * PANEL});
     column += m.N;
@@ -103,7 +109,8 @@ inline void add(Pool& pool, const AddCall& call) {
     const int64_t stop = std::min(end * step, call.n);
     int64_t i = begin * step;
     for (; i + W <= stop; i += W)
-      store_any(call.out, call.type, i, coterie::COTERIE_ISA::add(load_any(call.a, call.type, i), load_any(call.b, call.type, i)));
+      store_any(call.out, call.type, i,
+                coterie::COTERIE_ISA::add(load_any(call.a, call.type, i), load_any(call.b, call.type, i)));
     if (i < stop) {
       alignas(64) float a[W], b[W];
       to_floats(a, call.a, call.type, i, stop - i);
@@ -130,7 +137,8 @@ inline void route(Pool& pool, const RouteCall& call) {
           std::memcpy(last, weight + whole, (size_t)(call.D - whole) * 4);
           sum[0] = fma(load(row + whole), load(last), sum[0]);
         }
-        logits[e] = sum_lanes(coterie::COTERIE_ISA::add(coterie::COTERIE_ISA::add(sum[0], sum[1]), coterie::COTERIE_ISA::add(sum[2], sum[3])));
+        logits[e] = sum_lanes(coterie::COTERIE_ISA::add(coterie::COTERIE_ISA::add(sum[0], sum[1]),
+                                                        coterie::COTERIE_ISA::add(sum[2], sum[3])));
       }
       int32_t* ids = call.ids + t * call.S;
       float* weights = call.weights + t * call.S;
@@ -146,7 +154,8 @@ inline void route(Pool& pool, const RouteCall& call) {
       for (int64_t e = 0; e < call.E; e++)
         if (!call.renormalise || std::find(ids, ids + call.S, (int32_t)e) != ids + call.S)
           sum += std::exp((double)logits[e] - logits[ids[0]]);
-      for (int64_t s = 0; s < call.S; s++) weights[s] = (float)(std::exp((double)logits[ids[s]] - logits[ids[0]]) / sum);
+      for (int64_t s = 0; s < call.S; s++)
+        weights[s] = (float)(std::exp((double)logits[ids[s]] - logits[ids[0]]) / sum);
     }
   });
 }
@@ -154,11 +163,16 @@ inline void route(Pool& pool, const RouteCall& call) {
 inline UnitScales any_scales(const Format& f, const uint8_t* at, int unit, int c, F d, F dmin) {
   const int shift = f.group_units - 1;
   switch (f.scales) {
-    case Scales::F16: return scales_of<Scales::F16>(at, unit, shift, c, d, dmin);
-    case Scales::F16_OFFSET: return scales_of<Scales::F16_OFFSET>(at, unit, shift, c, d, dmin);
-    case Scales::SUPER: return scales_of<Scales::SUPER>(at, unit, shift, c, d, dmin);
-    case Scales::SUPER_MIN: return scales_of<Scales::SUPER_MIN>(at, unit, shift, c, d, dmin);
-    default: return scales_of<Scales::SUPER_NIBBLE>(at, unit, shift, c, d, dmin);
+    case Scales::F16:
+      return scales_of<Scales::F16>(at, unit, shift, c, d, dmin);
+    case Scales::F16_OFFSET:
+      return scales_of<Scales::F16_OFFSET>(at, unit, shift, c, d, dmin);
+    case Scales::SUPER:
+      return scales_of<Scales::SUPER>(at, unit, shift, c, d, dmin);
+    case Scales::SUPER_MIN:
+      return scales_of<Scales::SUPER_MIN>(at, unit, shift, c, d, dmin);
+    default:
+      return scales_of<Scales::SUPER_NIBBLE>(at, unit, shift, c, d, dmin);
   }
 }
 
@@ -176,7 +190,8 @@ inline void read_table_row(const Matrix& m, int64_t n, float* out) {
     const int64_t inputs = std::min(BLOCK, m.K - k);
     const BlockLayout at(f, inputs);
     F d = zero(), dmin = zero();
-    if (is_super(f)) d = load_f16((const uint16_t*)block + part * W), dmin = load_f16((const uint16_t*)block + 16 + part * W);
+    if (is_super(f))
+      d = load_f16((const uint16_t*)block + part * W), dmin = load_f16((const uint16_t*)block + 16 + part * W);
     const float center = has_offset(f) ? 0.0f : (float)(1 << (f.bits - 1));
     for (int64_t i = 0; i < inputs; i++) {
       alignas(64) static thread_local float scale[W], offset[W];
@@ -186,8 +201,10 @@ inline void read_table_row(const Matrix& m, int64_t n, float* out) {
       }
       const int64_t span = i / SPAN, b = i % SPAN / 4 * 64 + column * 4 + i % 4;
       int u = 0;
-      if (f.bits == 8) u = block[at.plane4 + span * 512 + b];
-      else if (f.bits >= 4) u = block[at.plane4 + span * 256 + b % 256] >> (b / 256 * 4) & 15;
+      if (f.bits == 8)
+        u = block[at.plane4 + span * 512 + b];
+      else if (f.bits >= 4)
+        u = block[at.plane4 + span * 256 + b % 256] >> (b / 256 * 4) & 15;
       if (f.bits == 2 || f.bits == 3 || f.bits == 6) {
         const int two = block[at.plane2 + span * 128 + b % 128] >> (b / 128 * 2) & 3;
         u = f.bits == 6 ? u | two << 4 : two;
@@ -209,7 +226,8 @@ inline void argmax(Pool& pool, const ArgmaxCall& call) {
         const int64_t n = std::min<int64_t>(256, call.V - i);
         to_floats(block, call.x, call.type, t * call.V + i, n);
         F most = set1(-INFINITY), sum = zero();
-        for (int64_t j = 0; j + W <= n; j += W) most = max(load(block + j), most), sum = coterie::COTERIE_ISA::add(sum, load(block + j));
+        for (int64_t j = 0; j + W <= n; j += W)
+          most = max(load(block + j), most), sum = coterie::COTERIE_ISA::add(sum, load(block + j));
         const float total = sum_lanes(sum);
         bool is_better = max_lanes(most) > best || total != total;
         for (int64_t j = n / W * W; j < n && !is_better; j++) is_better = !(block[j] <= best);

@@ -1,7 +1,8 @@
 // Where things lie in a packed matrix: docs/packed.md as arithmetic.
 //
-// A panel is 16 outputs; a block 256 inputs of a panel (the last one shorter), a span 32 of them. Worked example, 4 bits,
-// one f16 scale for 32, K = 4096: a block is 8 · 32 bytes of scales and 8 · 256 of nibbles = 2304 bytes, a panel 16 blocks.
+// A panel is 16 outputs; a block 256 inputs of a panel (the last one shorter), a span 32 of them. Worked example, 4
+// bits, one f16 scale for 32, K = 4096: a block is 8 · 32 bytes of scales and 8 · 256 of nibbles = 2304 bytes, a panel
+// 16 blocks.
 #pragma once
 
 #include "kernels.h"

@@ -1,8 +1,8 @@
 // The products of tiles with panels: acc[row][16 outputs] += tile · panel over a range of inputs.
 //
-// One template for packed weights: an unpacker gives the bytes of a span and the scales of its units, everything else is
-// the same for every format. Sums within a unit are integers; then  acc = fma(sum, weight scale · row scale, acc),  and
-// with an offset  acc = fma(offset, row scale · sum of the row's bytes, acc),  unit after unit.
+// One template for packed weights: an unpacker gives the bytes of a span and the scales of its units, everything else
+// is the same for every format. Sums within a unit are integers; then  acc = fma(sum, weight scale · row scale, acc),
+// and with an offset  acc = fma(offset, row scale · sum of the row's bytes, acc),  unit after unit.
 #pragma once
 
 #include <utility>
@@ -11,16 +11,20 @@
 
 namespace coterie::COTERIE_ISA {
 
-template <int N, class Body> INLINE void unroll(Body&& body) {
+template <int N, class Body>
+INLINE void unroll(Body&& body) {
   [&]<int... J>(std::integer_sequence<int, J...>) __attribute__((always_inline)) {
     (body(std::integral_constant<int, J>{}), ...);
   }(std::make_integer_sequence<int, N>{});
 }
 
-struct Planes { const uint8_t *p4, *p2, *p1; };  // of one span
+struct Planes {
+  const uint8_t *p4, *p2, *p1;
+};  // of one span
 
 // The unsigned values of inputs 4·J .. 4·J + 3 for outputs c·W .. c·W + W - 1.
-template <int BITS, int J> INLINE B values(const Planes& p, int c) {
+template <int BITS, int J>
+INLINE B values(const Planes& p, int c) {
   const int column = c * W * 4;
   B v{};
   if constexpr (BITS == 8) {
@@ -30,15 +34,21 @@ template <int BITS, int J> INLINE B values(const Planes& p, int c) {
   }
   if constexpr (BITS == 2 || BITS == 3 || BITS == 6) {
     const B two = field<J / 2 * 2, 3>(load_bytes(p.p2 + J % 2 * 64 + column));
-    if constexpr (BITS == 6) v = join<4>(v, two); else v = two;
+    if constexpr (BITS == 6)
+      v = join<4>(v, two);
+    else
+      v = two;
   }
   if constexpr (BITS == 3 || BITS == 5) v = join_bits<BITS - 1>(v, p.p1 + J * 8 + column / 8);
   return v;
 }
 
-struct UnitScales { F scale, offset; };
+struct UnitScales {
+  F scale, offset;
+};
 
-template <Scales KIND> INLINE UnitScales scales_of(const uint8_t* at, int unit, int group_shift, int c, F d, F dmin) {
+template <Scales KIND>
+INLINE UnitScales scales_of(const uint8_t* at, int unit, int group_shift, int c, F d, F dmin) {
   if constexpr (KIND == Scales::F16) {
     return {load_f16((const uint16_t*)(at + (unit >> group_shift) * 32) + c * W), zero()};
   } else if constexpr (KIND == Scales::F16_OFFSET) {
@@ -69,7 +79,8 @@ void int_product(const Format& f, const uint8_t* panels, int64_t stride, int64_t
   for (int c = 0; c < PARTS; c++) {
     F sums[P][R];
     unroll<R>([&](auto r) __attribute__((always_inline)) {
-      unroll<P>([&](auto p) __attribute__((always_inline)) { sums[p][r] = load(acc + r * acc_stride + p * PANEL + c * W); });
+      unroll<P>([&](auto p)
+                    __attribute__((always_inline)) { sums[p][r] = load(acc + r * acc_stride + p * PANEL + c * W); });
     });
     const uint8_t* block = panels;
     const uint8_t* record = x;
@@ -97,7 +108,8 @@ void int_product(const Format& f, const uint8_t* panels, int64_t stride, int64_t
           constexpr int U = unit;
           I dots[P][R];
           unroll<R>([&](auto r) __attribute__((always_inline)) {
-            const I first = OFFSET || (BITS == 8 && TAKES_SIGNED_BYTES) ? int_zero() : start<BITS - 1>(row_sums + U * R + r);
+            const I first =
+                OFFSET || (BITS == 8 && TAKES_SIGNED_BYTES) ? int_zero() : start<BITS - 1>(row_sums + U * R + r);
             unroll<P>([&](auto p) __attribute__((always_inline)) { dots[p][r] = first; });
           });
           unroll<8 / N_UNITS>([&](auto step) __attribute__((always_inline)) {
@@ -106,7 +118,8 @@ void int_product(const Format& f, const uint8_t* panels, int64_t stride, int64_t
             B w[P];
             unroll<P>([&](auto p) __attribute__((always_inline)) {
               const uint8_t* b = values_at + p * stride;
-              const Planes planes = {b + at.plane4 + s * (BITS == 8 ? 512 : 256), b + at.plane2 + s * 128, b + at.plane1 + s * 64};
+              const Planes planes = {b + at.plane4 + s * (BITS == 8 ? 512 : 256), b + at.plane2 + s * 128,
+                                     b + at.plane1 + s * 64};
               w[p] = values<BITS, J>(planes, c);
             });
             unroll<R>([&](auto r) __attribute__((always_inline)) {
@@ -127,7 +140,8 @@ void int_product(const Format& f, const uint8_t* panels, int64_t stride, int64_t
       block += at.bytes;
     }
     unroll<R>([&](auto r) __attribute__((always_inline)) {
-      unroll<P>([&](auto p) __attribute__((always_inline)) { store(acc + r * acc_stride + p * PANEL + c * W, sums[p][r]); });
+      unroll<P>([&](auto p)
+                    __attribute__((always_inline)) { store(acc + r * acc_stride + p * PANEL + c * W, sums[p][r]); });
     });
   }
 }
@@ -157,7 +171,8 @@ void float_product(const float* panel, int64_t n, const uint8_t* x, float* acc, 
 #if defined(COTERIE_AVX512)
 // The same in pairs: bf16 [n/2][P·16][2]; the instruction rounds neither product and flushes denormals.
 template <int R, int P>
-__attribute__((target("avx512bf16"))) void bf16_product(const uint32_t* panel, int64_t n_pairs, const uint8_t* x, float* acc, int64_t acc_stride) {
+__attribute__((target("avx512bf16"))) void bf16_product(const uint32_t* panel, int64_t n_pairs, const uint8_t* x,
+                                                        float* acc, int64_t acc_stride) {
   F sums[R][P];
   for (int r = 0; r < R; r++)
     for (int p = 0; p < P; p++) sums[r][p] = load(acc + r * acc_stride + p * PANEL);

@@ -1,7 +1,7 @@
 // Rows of GGUF blocks into panels. Nothing is rounded: the same integers and scales, in another order.
 //
-// The block types are ggml's: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 of 32 weights, Q2_K .. Q6_K of 256. The (bits, unit, scales) of
-// a Format say which one is meant.
+// The block types are ggml's: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 of 32 weights, Q2_K .. Q6_K of 256. The (bits, unit, scales)
+// of a Format say which one is meant.
 #include <cstring>
 
 #include "packed.h"
@@ -13,7 +13,7 @@ namespace {
 
 struct Row {  // up to 256 weights of one output
   uint8_t u[256];
-  uint16_t d[8], offset[8];       // f16: of 32 each; of a super block d[0] and offset[0] (dmin)
+  uint16_t d[8], offset[8];        // f16: of 32 each; of a super block d[0] and offset[0] (dmin)
   uint8_t scale[16], minimum[16];  // of a super block's units
 };
 
@@ -93,7 +93,8 @@ void unpack_super(const Format& f, const uint8_t* p, Row& row) {
       unpack_k_scales(p + 4, row);
       const uint8_t* values = p + (f.bits == 5 ? 48 : 16);
       for (int c = 0; c < 4; c++)
-        for (int l = 0; l < 32; l++) u[64 * c + l] = values[32 * c + l] & 15, u[64 * c + 32 + l] = values[32 * c + l] >> 4;
+        for (int l = 0; l < 32; l++)
+          u[64 * c + l] = values[32 * c + l] & 15, u[64 * c + 32 + l] = values[32 * c + l] >> 4;
       if (f.bits == 5)
         for (int g = 0; g < 8; g++)
           for (int l = 0; l < 32; l++) u[32 * g + l] |= (p[16 + l] >> g & 1) << 4;
@@ -143,7 +144,8 @@ void put_values(const Format& f, const BlockLayout& at, const Row* rows, int64_t
     for (int column = 0; column < PANEL; column++) values[column] = rows[column].u;
     interleave(values, s * SPAN, v);
     interleave(values, s * SPAN + 16, v + 256);
-    if (f.bits == 8) std::memcpy(out + at.plane4 + s * 512, v, 512);
+    if (f.bits == 8)
+      std::memcpy(out + at.plane4 + s * 512, v, 512);
     else if (f.bits >= 4)
       for (int i = 0; i < 256; i++) out[at.plane4 + s * 256 + i] = (v[i] & 15) | (v[256 + i] & 15) << 4;
     if (f.bits == 2 || f.bits == 3 || f.bits == 6) {
@@ -196,8 +198,10 @@ int64_t repack_block(const Matrix& from, int64_t panel, int64_t k, int64_t n, ui
   static thread_local Row rows[PANEL];
   for (int column = 0; column < PANEL; column++) {
     Row& row = rows[column];
-    if (!sources[column]) std::memset(&row, 0, sizeof row);
-    else if (is_super(f)) unpack_super(f, sources[column], row);
+    if (!sources[column])
+      std::memset(&row, 0, sizeof row);
+    else if (is_super(f))
+      unpack_super(f, sources[column], row);
     else
       for (int64_t i = 0; i < n / 32; i++) unpack_small(f, sources[column] + i * size, (int)i, row);
     n_bad += put_scales(f, at, row, column, n, out);

@@ -1,7 +1,7 @@
 // One small vector of floats per instruction set: W lanes, the operations the kernels are written in, nothing else.
 //
-// `F` is W floats, `I` W int32, `B` 4·W bytes. Every multiplication that is followed by an addition is an explicit `fma`
-// (the files are compiled with -ffp-contract=off), so a sum has the same bits whichever template computed it.
+// `F` is W floats, `I` W int32, `B` 4·W bytes. Every multiplication that is followed by an addition is an explicit
+// `fma` (the files are compiled with -ffp-contract=off), so a sum has the same bits whichever template computed it.
 #pragma once
 
 #include <cmath>
@@ -59,23 +59,30 @@ INLINE F load_i8(const uint8_t* p) { return to_float(_mm512_cvtepi8_epi32(_mm_lo
 INLINE F load_u8(const uint8_t* p) { return to_float(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))); }
 
 INLINE B load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
-template <int SHIFT, int MASK> INLINE B field(B v) {
+template <int SHIFT, int MASK>
+INLINE B field(B v) {
   if constexpr (SHIFT > 0) v = _mm512_srli_epi16(v, SHIFT);
   return _mm512_and_si512(v, _mm512_set1_epi8(MASK));
 }
-template <int SHIFT> INLINE B join(B low, B high) { return _mm512_or_si512(low, _mm512_slli_epi16(high, SHIFT)); }
-template <int SHIFT> INLINE B join_bits(B low, const uint8_t* bits) {  // bit i of `bits` goes to byte i
+template <int SHIFT>
+INLINE B join(B low, B high) {
+  return _mm512_or_si512(low, _mm512_slli_epi16(high, SHIFT));
+}
+template <int SHIFT>
+INLINE B join_bits(B low, const uint8_t* bits) {  // bit i of `bits` goes to byte i
   uint64_t mask;
   std::memcpy(&mask, bits, 8);
   return _mm512_mask_add_epi8(low, (__mmask64)mask, low, _mm512_set1_epi8(1 << SHIFT));
 }
 // acc + the sum over four bytes of weights (unsigned) times the four signed bytes at x, in every lane
-template <int BITS> INLINE I dot(I acc, B weights, const int8_t* x) {
+template <int BITS>
+INLINE I dot(I acc, B weights, const int8_t* x) {
   int32_t four;
   std::memcpy(&four, x, 4);
   return _mm512_dpbusd_epi32(acc, weights, _mm512_set1_epi32(four));
 }
-template <int SHIFT> INLINE I start(const int32_t* sum) {
+template <int SHIFT>
+INLINE I start(const int32_t* sum) {
   const I all = _mm512_set1_epi32(*sum);
   return SHIFT > 0 ? _mm512_slli_epi32(all, SHIFT) : all;
 }
@@ -133,22 +140,30 @@ INLINE F load_i8(const uint8_t* p) { return to_float(_mm256_cvtepi8_epi32(_mm_lo
 INLINE F load_u8(const uint8_t* p) { return to_float(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p))); }
 
 INLINE B load_bytes(const uint8_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
-template <int SHIFT, int MASK> INLINE B field(B v) {
+template <int SHIFT, int MASK>
+INLINE B field(B v) {
   if constexpr (SHIFT > 0) v = _mm256_srli_epi16(v, SHIFT);
   return _mm256_and_si256(v, _mm256_set1_epi8(MASK));
 }
-template <int SHIFT> INLINE B join(B low, B high) { return _mm256_or_si256(low, _mm256_slli_epi16(high, SHIFT)); }
-template <int SHIFT> INLINE B join_bits(B low, const uint8_t* bits) {
+template <int SHIFT>
+INLINE B join(B low, B high) {
+  return _mm256_or_si256(low, _mm256_slli_epi16(high, SHIFT));
+}
+template <int SHIFT>
+INLINE B join_bits(B low, const uint8_t* bits) {
   int32_t mask;
   std::memcpy(&mask, bits, 4);
-  const B bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(mask), _mm256_setr_epi64x(0x0000000000000000, 0x0101010101010101,
-                                                                                 0x0202020202020202, 0x0303030303030303));
+  const B bytes = _mm256_shuffle_epi8(
+      _mm256_set1_epi32(mask),
+      _mm256_setr_epi64x(0x0000000000000000, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303));
   const B one = _mm256_set1_epi64x((long long)0x8040201008040201ULL);
   const B is_set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, one), one);
   return _mm256_or_si256(low, _mm256_and_si256(is_set, _mm256_set1_epi8(1 << SHIFT)));
 }
-// `maddubs` adds two products in 16 bits, which 8-bit weights would overflow: those go as |w - 128| times x with w's sign
-template <int BITS> INLINE I dot(I acc, B weights, const int8_t* x) {
+// `maddubs` adds two products in 16 bits, which 8-bit weights would overflow: those go as |w - 128| times x with w's
+// sign
+template <int BITS>
+INLINE I dot(I acc, B weights, const int8_t* x) {
   int32_t four;
   std::memcpy(&four, x, 4);
   const B all = _mm256_set1_epi32(four), ones = _mm256_set1_epi16(1);
@@ -160,7 +175,8 @@ template <int BITS> INLINE I dot(I acc, B weights, const int8_t* x) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, ones));
   }
 }
-template <int SHIFT> INLINE I start(const int32_t* sum) {
+template <int SHIFT>
+INLINE I start(const int32_t* sum) {
   const I all = _mm256_set1_epi32(*sum);
   return SHIFT > 0 ? _mm256_slli_epi32(all, SHIFT) : all;
 }
@@ -225,25 +241,34 @@ INLINE F load_u8(const uint8_t* p) {
 }
 
 INLINE B load_bytes(const uint8_t* p) { return vld1q_u8(p); }
-template <int SHIFT, int MASK> INLINE B field(B v) {
+template <int SHIFT, int MASK>
+INLINE B field(B v) {
   if constexpr (SHIFT > 0) v = vshrq_n_u8(v, SHIFT);
   return vandq_u8(v, vdupq_n_u8(MASK));
 }
-template <int SHIFT> INLINE B join(B low, B high) { return vorrq_u8(low, vshlq_n_u8(high, SHIFT)); }
-template <int SHIFT> INLINE B join_bits(B low, const uint8_t* bits) {
+template <int SHIFT>
+INLINE B join(B low, B high) {
+  return vorrq_u8(low, vshlq_n_u8(high, SHIFT));
+}
+template <int SHIFT>
+INLINE B join_bits(B low, const uint8_t* bits) {
   const uint8x16_t bytes = vcombine_u8(vdup_n_u8(bits[0]), vdup_n_u8(bits[1]));
   const uint8x8_t one = vcreate_u8(0x8040201008040201ULL);
   const uint8x16_t is_set = vtstq_u8(bytes, vcombine_u8(one, one));
   return vorrq_u8(low, vandq_u8(is_set, vdupq_n_u8(1 << SHIFT)));
 }
 // the instruction multiplies signed bytes: 8-bit weights go as w - 128, and their `start` without that shift
-template <int BITS> INLINE I dot(I acc, B weights, const int8_t* x) {
+template <int BITS>
+INLINE I dot(I acc, B weights, const int8_t* x) {
   int32_t four;
   std::memcpy(&four, x, 4);
   if constexpr (BITS == 8) weights = veorq_u8(weights, vdupq_n_u8(0x80));
   return vdotq_s32(acc, vreinterpretq_s8_u8(weights), vreinterpretq_s8_s32(vdupq_n_s32(four)));
 }
-template <int SHIFT> INLINE I start(const int32_t* sum) { return vdupq_n_s32((int32_t)((uint32_t)*sum << SHIFT)); }
+template <int SHIFT>
+INLINE I start(const int32_t* sum) {
+  return vdupq_n_s32((int32_t)((uint32_t)*sum << SHIFT));
+}
 INLINE I int_zero() { return vdupq_n_s32(0); }
 INLINE float sum_lanes(F a) { return vaddvq_f32(a); }
 INLINE float max_lanes(F a) { return vmaxvq_f32(a); }
@@ -252,11 +277,20 @@ INLINE float max_lanes(F a) { return vmaxvq_f32(a); }
 
 constexpr int W = 4;
 constexpr bool TAKES_SIGNED_BYTES = false;
-struct F { float v[W]; };
-struct I { int32_t v[W]; };
-struct B { uint8_t v[4 * W]; };
+struct F {
+  float v[W];
+};
+struct I {
+  int32_t v[W];
+};
+struct B {
+  uint8_t v[4 * W];
+};
 
-#define EACH(T, expression) T out; for (int i = 0; i < W; i++) out.v[i] = (expression); return out
+#define EACH(T, expression)                            \
+  T out;                                               \
+  for (int i = 0; i < W; i++) out.v[i] = (expression); \
+  return out
 INLINE float half_to_float(uint16_t h) {
   const uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 1023;
   float value;
@@ -282,7 +316,9 @@ INLINE uint16_t float_to_half(float x) {  // to nearest, ties to even
 INLINE F zero() { EACH(F, 0.0f); }
 INLINE F set1(float x) { EACH(F, x); }
 INLINE F load(const float* p) { EACH(F, p[i]); }
-INLINE void store(float* p, F x) { for (int i = 0; i < W; i++) p[i] = x.v[i]; }
+INLINE void store(float* p, F x) {
+  for (int i = 0; i < W; i++) p[i] = x.v[i];
+}
 INLINE F add(F a, F b) { EACH(F, a.v[i] + b.v[i]); }
 INLINE F sub(F a, F b) { EACH(F, a.v[i] - b.v[i]); }
 INLINE F mul(F a, F b) { EACH(F, a.v[i] * b.v[i]); }
@@ -296,7 +332,9 @@ INLINE F less_or_zero(F a, F b, F x) { EACH(F, a.v[i] < b.v[i] ? x.v[i] : 0.0f);
 INLINE F times_power_of_two(F a, F n) { EACH(F, std::ldexp(a.v[i], (int)n.v[i])); }
 INLINE I to_int(F a) { EACH(I, (int32_t)std::nearbyintf(a.v[i])); }
 INLINE F to_float(I a) { EACH(F, (float)a.v[i]); }
-INLINE void store_int(int32_t* p, I a) { for (int i = 0; i < W; i++) p[i] = a.v[i]; }
+INLINE void store_int(int32_t* p, I a) {
+  for (int i = 0; i < W; i++) p[i] = a.v[i];
+}
 INLINE F load_f16(const uint16_t* p) { EACH(F, half_to_float(p[i])); }
 INLINE F load_bf16(const uint16_t* p) {
   F out;
@@ -306,7 +344,9 @@ INLINE F load_bf16(const uint16_t* p) {
   }
   return out;
 }
-INLINE void store_f16(uint16_t* p, F x) { for (int i = 0; i < W; i++) p[i] = float_to_half(x.v[i]); }
+INLINE void store_f16(uint16_t* p, F x) {
+  for (int i = 0; i < W; i++) p[i] = float_to_half(x.v[i]);
+}
 INLINE void store_bf16(uint16_t* p, F x) {
   for (int i = 0; i < W; i++) {
     uint32_t bits;
@@ -322,24 +362,31 @@ INLINE B load_bytes(const uint8_t* p) {
   std::memcpy(out.v, p, 4 * W);
   return out;
 }
-template <int SHIFT, int MASK> INLINE B field(B v) {
+template <int SHIFT, int MASK>
+INLINE B field(B v) {
   for (int i = 0; i < 4 * W; i++) v.v[i] = (v.v[i] >> SHIFT) & MASK;
   return v;
 }
-template <int SHIFT> INLINE B join(B low, B high) {
+template <int SHIFT>
+INLINE B join(B low, B high) {
   for (int i = 0; i < 4 * W; i++) low.v[i] |= (uint8_t)(high.v[i] << SHIFT);
   return low;
 }
-template <int SHIFT> INLINE B join_bits(B low, const uint8_t* bits) {
+template <int SHIFT>
+INLINE B join_bits(B low, const uint8_t* bits) {
   for (int i = 0; i < 4 * W; i++) low.v[i] |= (uint8_t)(((bits[i / 8] >> (i % 8)) & 1) << SHIFT);
   return low;
 }
-template <int BITS> INLINE I dot(I acc, B weights, const int8_t* x) {
+template <int BITS>
+INLINE I dot(I acc, B weights, const int8_t* x) {
   for (int i = 0; i < W; i++)
     for (int k = 0; k < 4; k++) acc.v[i] += (int32_t)weights.v[4 * i + k] * x[k];
   return acc;
 }
-template <int SHIFT> INLINE I start(const int32_t* sum) { EACH(I, (int32_t)((uint32_t)*sum << SHIFT)); }
+template <int SHIFT>
+INLINE I start(const int32_t* sum) {
+  EACH(I, (int32_t)((uint32_t)*sum << SHIFT));
+}
 INLINE I int_zero() { EACH(I, 0); }
 INLINE float sum_lanes(F a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 INLINE float max_lanes(F a) { return std::fmax(std::fmax(a.v[0], a.v[1]), std::fmax(a.v[2], a.v[3])); }
@@ -347,8 +394,8 @@ INLINE float max_lanes(F a) { return std::fmax(std::fmax(a.v[0], a.v[1]), std::f
 
 #endif
 
-// exp(x), for x from -87 to 88 (beyond: as at these ends), to 2 units in the last place: 2^n · e^r with |r| <= ln(2)/2 and
-// e^r as its Taylor polynomial of degree 7.
+// exp(x), for x from -87 to 88 (beyond: as at these ends), to 2 units in the last place: 2^n · e^r with |r| <= ln(2)/2
+// and e^r as its Taylor polynomial of degree 7.
 INLINE F exp(F x) {
   x = min(max(x, set1(-87.0f)), set1(88.0f));
   const F n = round(mul(x, set1(1.44269504f)));

@@ -11,7 +11,8 @@ namespace coterie {
 
 namespace {
 
-constexpr int N_SPINS = 20000;  // about 0.2 ms: longer than the pause between two calls of a pass, shorter than one is felt
+constexpr int N_SPINS =
+    20000;  // about 0.2 ms: longer than the pause between two calls of a pass, shorter than one is felt
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -62,7 +63,10 @@ void Pool::run_all(int64_t n, int64_t chunk, Invoke invoke, void* body) {
   }
   work(0);
   for (int spins = 0; n_busy_.load(std::memory_order_acquire) > 0; spins++) {
-    if (spins < N_SPINS) relax(); else std::this_thread::yield();
+    if (spins < N_SPINS)
+      relax();
+    else
+      std::this_thread::yield();
   }
 }
 

@@ -21,7 +21,8 @@ class Pool {
   int size() const { return n_threads_; }
 
   // body(begin, end, thread) for ranges of at most `chunk` that cover 0..n-1; returns when all are done.
-  template <class Body> void run(int64_t n, int64_t chunk, Body&& body) {
+  template <class Body>
+  void run(int64_t n, int64_t chunk, Body&& body) {
     if (n <= 0) return;
     if (n <= chunk || n_threads_ == 1) {
       body((int64_t)0, n, 0);
@@ -39,7 +40,10 @@ class Pool {
 
  private:
   using Invoke = void (*)(void*, int64_t, int64_t, int);
-  struct Scratch { uint8_t* data = nullptr; int64_t bytes = 0; };
+  struct Scratch {
+    uint8_t* data = nullptr;
+    int64_t bytes = 0;
+  };
   static constexpr int N_KINDS = 9;
 
   void run_all(int64_t n, int64_t chunk, Invoke invoke, void* body);

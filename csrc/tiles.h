@@ -2,7 +2,8 @@
 //
 // Rows stand in tiles of up to R together. For packed weights a row is quantized: every 32 inputs become signed bytes
 // times one float32 scale (largest magnitude / 127). A tile's record of one span of 32 inputs is
-//     bytes [8][R][4] · scales f32 [R] · for each unit: minus the sum of its bytes, int32 [R] · the same times the scale, f32 [R]
+//     bytes [8][R][4] · scales f32 [R] · for each unit: minus the sum of its bytes, int32 [R] · the same times the
+//     scale, f32 [R]
 // so the broadcast of four bytes that `dot` wants is one load, and a tile is read from front to end.
 // For plain weights a record is numbers: f32 [K][R], or bf16 pairs [K/2][R][2].
 #pragma once
@@ -23,7 +24,8 @@ constexpr int INT_ROWS = 4, FLOAT_ROWS = 6, TOGETHER = 1;
 #endif
 
 inline Kind kind_of(const Matrix& m, Type rows) {
-  if (m.layout == Layout::PACKED || m.layout == Layout::GGML) return m.format.unit == 16 ? Kind::INT8_16 : Kind::INT8_32;
+  if (m.layout == Layout::PACKED || m.layout == Layout::GGML)
+    return m.format.unit == 16 ? Kind::INT8_16 : Kind::INT8_32;
 #if defined(COTERIE_AVX512)
   if (m.layout == Layout::ROWS_BF16 && rows == Type::BF16 && use_bf16_instructions) return Kind::BF16_PAIRS;
 #endif
@@ -64,7 +66,8 @@ INLINE void put_int8(uint8_t* record, int r, int R, int n_units, const float* x)
   auto* scaled = (float*)(record + 36 * R + 4 * R * n_units);
   scales[r] = scale;
   for (int j = 0; j < 8; j++) {
-    const uint32_t four = (q[4 * j] & 255) | (q[4 * j + 1] & 255) << 8 | (q[4 * j + 2] & 255) << 16 | (uint32_t)q[4 * j + 3] << 24;
+    const uint32_t four =
+        (q[4 * j] & 255) | (q[4 * j + 1] & 255) << 8 | (q[4 * j + 2] & 255) << 16 | (uint32_t)q[4 * j + 3] << 24;
     std::memcpy(bytes + (j * R + r) * 4, &four, 4);
   }
   for (int u = 0; u < n_units; u++) {
@@ -90,26 +93,36 @@ INLINE void put(const Tiles& tiles, int64_t t, int r, int64_t span, const float*
   uint8_t* record = tiles.span(t, span);
   const int R = tiles.rows(t);
   switch (tiles.kind) {
-    case Kind::INT8_32: return put_int8(record, r, R, 1, x);
-    case Kind::INT8_16: return put_int8(record, r, R, 2, x);
-    case Kind::FLOAT: return put_float(record, r, R, x);
-    case Kind::BF16_PAIRS: return put_bf16(record, r, R, x);
+    case Kind::INT8_32:
+      return put_int8(record, r, R, 1, x);
+    case Kind::INT8_16:
+      return put_int8(record, r, R, 2, x);
+    case Kind::FLOAT:
+      return put_float(record, r, R, x);
+    case Kind::BF16_PAIRS:
+      return put_bf16(record, r, R, x);
   }
 }
 
 // Numbers of any type to float32, W at a time, and back.
 INLINE F load_any(const void* p, Type type, int64_t i) {
   switch (type) {
-    case Type::F16: return load_f16((const uint16_t*)p + i);
-    case Type::BF16: return load_bf16((const uint16_t*)p + i);
-    default: return load((const float*)p + i);
+    case Type::F16:
+      return load_f16((const uint16_t*)p + i);
+    case Type::BF16:
+      return load_bf16((const uint16_t*)p + i);
+    default:
+      return load((const float*)p + i);
   }
 }
 INLINE void store_any(void* p, Type type, int64_t i, F x) {
   switch (type) {
-    case Type::F16: return store_f16((uint16_t*)p + i, x);
-    case Type::BF16: return store_bf16((uint16_t*)p + i, x);
-    default: return store((float*)p + i, x);
+    case Type::F16:
+      return store_f16((uint16_t*)p + i, x);
+    case Type::BF16:
+      return store_bf16((uint16_t*)p + i, x);
+    default:
+      return store((float*)p + i, x);
   }
 }
 inline int64_t size_of(Type type) { return type == Type::F32 ? 4 : 2; }
@@ -137,8 +150,8 @@ inline void from_floats(void* p, Type type, int64_t i, const float* x, int64_t n
   }
 }
 
-// row · weight / sqrt(mean(row²) + eps), the quotient rounded to the row's type before the product, and the product too;
-// `row` and `weight` are float32 and hold K numbers and zeros up to a full vector.
+// row · weight / sqrt(mean(row²) + eps), the quotient rounded to the row's type before the product, and the product
+// too; `row` and `weight` are float32 and hold K numbers and zeros up to a full vector.
 inline void normalise(float* row, const float* weight, int64_t K, float eps, Type type) {
   F squares = zero();
   for (int64_t k = 0; k < K; k += W) squares = fma(load(row + k), load(row + k), squares);
