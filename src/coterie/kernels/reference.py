@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["attention", "combine", "gated_ffn", "rms_norm", "rotary_tables", "rotate", "route"]
+__all__ = ["attention", "combine", "gated_ffn", "kept_weights", "rms_norm", "rotary_tables", "rotate", "route"]
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:

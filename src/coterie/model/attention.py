@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from coterie.kernels import attention, rotate
 
-__all__ = ["Attention", "KeyValueCache", "Segment", "WholeSequences", "attend_segments", "window_mask"]
+__all__ = ["Attention", "KeyValueCache", "Rotary", "Segment", "WholeSequences", "attend_segments", "window_mask"]
 
 Rotary = tuple[Tensor, Tensor]
 
