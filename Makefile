@@ -37,7 +37,7 @@ test-full: export COTERIE_FULL := 1
 test-full: test
 
 bench: dev-environment
-	@for script in $(filter-out benchmarks/peers.py,$(sort $(wildcard benchmarks/*.py))); do \
+	@for script in $$(grep -l '^def main(argv' benchmarks/*.py); do \
 		echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 run-environment: python

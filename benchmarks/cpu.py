@@ -174,7 +174,7 @@ class Llama:
         )
         self.load = self._answer("load")
 
-    def ask(self, **question: int) -> float:
+    def ask(self, **question: Any) -> float:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()

@@ -1,7 +1,8 @@
 """llama.cpp as a peer: loads a GGUF file once and times what it is asked for, a JSON line a question.
 
 Run by `cpu.py` with the Python that has llama-cpp-python (`COTERIE_LLAMA_PYTHON`); imports nothing of coterie.
-Questions on stdin: {"prompt": 512} or {"sequences": 8, "tokens": 16}; answers on stdout: seconds.
+Questions on stdin: {"prompt": 512}, {"sequences": 8, "tokens": 16} or {"logits": [ids], "out": "x.npy"}, which writes
+float32 [tokens, vocabulary]; answers on stdout: seconds.
 """
 
 import ctypes
@@ -11,6 +12,7 @@ import sys
 import time
 
 import llama_cpp as ll
+import numpy as np
 
 
 def main() -> None:
@@ -31,7 +33,9 @@ def main() -> None:
         n = question.get("sequences", 0)
         if n not in contexts:
             contexts[n] = new_context(model, n, threads)
-        if n:
+        if "logits" in question:
+            seconds = logits(contexts[n], vocab, question["logits"], question["out"])
+        elif n:
             seconds = decode(contexts[n], vocab, n, question["tokens"])
         else:
             seconds = prompt(contexts[n], vocab, question["prompt"])
@@ -55,6 +59,23 @@ def prompt(context, vocab: int, n: int) -> float:
     assert ll.llama_decode(context, ll.llama_batch_get_one(ids, n)) == 0
     ll.llama_synchronize(context)
     return time.perf_counter() - start
+
+
+def logits(context, vocab: int, ids: list[int], out: str) -> float:
+    """Seconds of one pass over these tokens; the logits of each go to a file."""
+    ll.llama_memory_clear(ll.llama_get_memory(context), True)
+    n = len(ids)
+    start = time.perf_counter()
+    batch = ll.llama_batch_init(n, 0, 1)
+    batch.n_tokens = n
+    for i, token in enumerate(ids):
+        batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = token, i, 1, 0, 1
+    assert ll.llama_decode(context, batch) == 0
+    ll.llama_synchronize(context)
+    seconds = time.perf_counter() - start
+    np.save(out, np.ctypeslib.as_array(ll.llama_get_logits(context), (n, vocab)))
+    ll.llama_batch_free(batch)
+    return seconds
 
 
 def decode(context, vocab: int, n: int, tokens: int) -> float:

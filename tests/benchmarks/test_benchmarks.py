@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +11,7 @@ from types import ModuleType
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem != "peers")
+SCRIPTS = sorted(p.stem for p in FOLDER.glob("*.py") if "\ndef main(argv" in p.read_text("utf-8"))
 
 
 @pytest.fixture
@@ -72,3 +73,13 @@ def test_quantization(
     script.main([*options, "--svg", str(tmp_path / "x.svg")])
     assert capsys.readouterr().out.count("| int2 |") == 2
     assert (tmp_path / "x.svg").read_text().count("<circle") == 4
+
+
+@pytest.mark.parametrize("script", ["fidelity"], indirect=True)
+def test_fidelity(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("COTERIE_LLAMA_PYTHON", "COTERIE_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    script.main(["--windows", "1", "--length", "24", "--hidden", "256", "--threads", "1"])
+    found = re.findall(r"coterie +mean (\S+), clear (\S+),", capsys.readouterr().out)
+    assert len(found) == 2, "the random model and the one that ships"
+    assert all(0 < float(clear) < 5e-3 for _, clear in found), "rounded activations, and nothing worse"
