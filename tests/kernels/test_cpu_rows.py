@@ -6,6 +6,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from coterie.kernels import cpu, reference
+from coterie.quant.formats import FORMATS
+from coterie.quant.tensor import Codes, pack
 
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -77,6 +79,14 @@ def test_add(isa: str, dtype: torch.dtype, n: int) -> None:
     """Exactly torch's, which rounds once, to even."""
     a, b = (100 * randn(n)).to(dtype), randn(n, seed=1).to(dtype)
     assert torch.equal(cpu.add(a, b), a + b)
+
+
+def test_rows_round_half_to_even_where_they_become_bytes(isa: str) -> None:
+    """An identity matrix of 4 bits shows the bytes; the largest number is 127, so that they are the numbers rounded."""
+    identity = pack(FORMATS["q4_0"], Codes(torch.eye(32, dtype=torch.uint8) + 8, torch.ones(32, 1).half()))
+    halves = torch.arange(-15, 16) + 0.5
+    x = torch.cat((torch.tensor([127.0]), halves))[None]
+    assert torch.equal(cpu.linear(x, cpu.matrix_handle([identity]), 32), x.round())
 
 
 def test_add_beyond_the_numbers(isa: str) -> None:
