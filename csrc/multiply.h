@@ -18,7 +18,11 @@ struct IntProducts {  // by rows of a tile, less 1; two panels together only for
 template <int BITS, int UNIT, Scales KIND, int... R>
 INLINE const IntProducts& int_products_of(std::integer_sequence<int, R...>) {
   static constexpr IntProducts table = {{int_product<BITS, UNIT, KIND, R + 1, 1>...},
-                                        int_product<BITS, UNIT, KIND, INT_ROWS, TOGETHER>};
+                                        int_product < BITS,
+                                        UNIT,
+                                        KIND,
+                                        INT_ROWS,
+                                        BITS == 8 ? 1 : TOGETHER > };
   return table;
 }
 
@@ -162,7 +166,7 @@ inline void multiply(Pool& pool, int thread, const Matrix& m, int64_t first, int
           const int R = x.rows(t);
           float* out = acc + t * x.most() * stride + p * PANEL;
           const uint8_t* rows = x.span(t, k / SPAN);
-          if (R == INT_ROWS && together == TOGETHER) {
+          if (R == INT_ROWS && together == TOGETHER && m.format.bits < 8) {
             products.together(m.format, panel, panel_stride, inputs, rows, out, stride);
             continue;
           }

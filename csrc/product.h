@@ -72,7 +72,9 @@ template <int BITS, int UNIT, Scales KIND, int R, int P>
 void int_product(const Format& f, const uint8_t* panels, int64_t stride, int64_t n_inputs, const uint8_t* x, float* acc,
                  int64_t acc_stride) {
   constexpr int N_UNITS = 32 / UNIT, PARTS = (int)PANEL / W;
-  constexpr int64_t RECORD = R * (36 + 8 * N_UNITS);
+  constexpr bool IS_WIDE = BITS == 8;  // the row's numbers are two bytes
+  constexpr int BYTES = IS_WIDE ? 64 : 32;
+  constexpr int64_t RECORD = R * (BYTES + 4 + 8 * N_UNITS);
   constexpr bool IS_SUPER = KIND >= Scales::SUPER, OFFSET = KIND != Scales::F16 && KIND != Scales::SUPER;
   const BlockLayout whole(f, BLOCK);
   const int group_shift = f.group_units - 1;
@@ -101,16 +103,16 @@ void int_product(const Format& f, const uint8_t* panels, int64_t stride, int64_t
           for (int64_t line = 0; line < RECORD + 63; line += 64) __builtin_prefetch(record + 1024 + line);
         }
         const uint8_t* values_at = block;
-        const auto* row_scales = (const float*)(record + 32 * R);
-        const auto* row_sums = (const int32_t*)(record + 36 * R);
-        const auto* scaled_sums = (const float*)(record + 36 * R + 4 * R * N_UNITS);
+        const auto* row_scales = (const float*)(record + BYTES * R);
+        const auto* row_sums = (const int32_t*)(record + (BYTES + 4) * R);
+        const auto* scaled_sums = (const float*)(record + (BYTES + 4) * R + 4 * R * N_UNITS);
         unroll<N_UNITS>([&](auto unit) __attribute__((always_inline)) {
           constexpr int U = unit;
-          I dots[P][R];
+          I dots[P][R], high[P][R];
           unroll<R>([&](auto r) __attribute__((always_inline)) {
             const I first =
                 OFFSET || (BITS == 8 && TAKES_SIGNED_BYTES) ? int_zero() : start<BITS - 1>(row_sums + U * R + r);
-            unroll<P>([&](auto p) __attribute__((always_inline)) { dots[p][r] = first; });
+            unroll<P>([&](auto p) __attribute__((always_inline)) { dots[p][r] = first, high[p][r] = int_zero(); });
           });
           unroll<8 / N_UNITS>([&](auto step) __attribute__((always_inline)) {
             // with nibbles the lower and the upper half of a byte one after the other: one load serves both
@@ -124,13 +126,17 @@ void int_product(const Format& f, const uint8_t* panels, int64_t stride, int64_t
             });
             unroll<R>([&](auto r) __attribute__((always_inline)) {
               const auto* four = (const int8_t*)record + (J * R + r) * 4;
-              unroll<P>([&](auto p) __attribute__((always_inline)) { dots[p][r] = dot<BITS>(dots[p][r], w[p], four); });
+              unroll<P>([&](auto p) __attribute__((always_inline)) {
+                if constexpr (IS_WIDE) high[p][r] = dot<BITS>(high[p][r], w[p], four);
+                dots[p][r] = dot<BITS>(dots[p][r], w[p], four + (IS_WIDE ? 32 * R : 0));
+              });
             });
           });
           unroll<P>([&](auto p) __attribute__((always_inline)) {
             const UnitScales scales =
                 scales_of<KIND>(block + p * stride + at.scales, s * N_UNITS + U, group_shift, c, d[p], dmin[p]);
             unroll<R>([&](auto r) __attribute__((always_inline)) {
+              if constexpr (IS_WIDE) dots[p][r] = add_255_times(dots[p][r], high[p][r]);
               sums[p][r] = fma(to_float(dots[p][r]), mul(scales.scale, set1(row_scales[r])), sums[p][r]);
               if constexpr (OFFSET) sums[p][r] = fma(scales.offset, set1(scaled_sums[U * R + r]), sums[p][r]);
             });

@@ -86,6 +86,7 @@ INLINE I start(const int32_t* sum) {
   const I all = _mm512_set1_epi32(*sum);
   return SHIFT > 0 ? _mm512_slli_epi32(all, SHIFT) : all;
 }
+INLINE I add_255_times(I a, I b) { return _mm512_add_epi32(a, _mm512_sub_epi32(_mm512_slli_epi32(b, 8), b)); }
 INLINE I int_zero() { return _mm512_setzero_si512(); }
 INLINE float sum_lanes(F a) {
   const __m256 b = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
@@ -180,6 +181,7 @@ INLINE I start(const int32_t* sum) {
   const I all = _mm256_set1_epi32(*sum);
   return SHIFT > 0 ? _mm256_slli_epi32(all, SHIFT) : all;
 }
+INLINE I add_255_times(I a, I b) { return _mm256_add_epi32(a, _mm256_sub_epi32(_mm256_slli_epi32(b, 8), b)); }
 INLINE I int_zero() { return _mm256_setzero_si256(); }
 INLINE float sum_lanes(F a) {
   const __m128 c = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -269,6 +271,7 @@ template <int SHIFT>
 INLINE I start(const int32_t* sum) {
   return vdupq_n_s32((int32_t)((uint32_t)*sum << SHIFT));
 }
+INLINE I add_255_times(I a, I b) { return vmlaq_n_s32(a, b, 255); }
 INLINE I int_zero() { return vdupq_n_s32(0); }
 INLINE float sum_lanes(F a) { return vaddvq_f32(a); }
 INLINE float max_lanes(F a) { return vmaxvq_f32(a); }
@@ -387,6 +390,7 @@ template <int SHIFT>
 INLINE I start(const int32_t* sum) {
   EACH(I, (int32_t)((uint32_t)*sum << SHIFT));
 }
+INLINE I add_255_times(I a, I b) { EACH(I, a.v[i] + 255 * b.v[i]); }
 INLINE I int_zero() { EACH(I, 0); }
 INLINE float sum_lanes(F a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 INLINE float max_lanes(F a) { return std::fmax(std::fmax(a.v[0], a.v[1]), std::fmax(a.v[2], a.v[3])); }

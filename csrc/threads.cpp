@@ -32,7 +32,7 @@ Pool::~Pool() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stops_ = true;
-    generation_++;
+    ticket_ += (uint64_t)1 << 32;
   }
   wake_.notify_all();
   for (auto& thread : threads_) thread.join();
@@ -53,16 +53,16 @@ uint8_t* Pool::scratch(int thread, int kind, int64_t bytes) {
 }
 
 void Pool::run_all(int64_t n, int64_t chunk, Invoke invoke, void* body) {
-  n_ = n, chunk_ = chunk, invoke_ = invoke, body_ = body;
-  next_.store(0, std::memory_order_relaxed);
-  n_busy_.store(n_threads_ - 1, std::memory_order_relaxed);
-  generation_.fetch_add(1, std::memory_order_seq_cst);
+  n_ = n, chunk_ = chunk, n_chunks_ = (n + chunk - 1) / chunk, invoke_ = invoke, body_ = body;
+  n_done_.store(0, std::memory_order_relaxed);
+  const uint32_t job = (uint32_t)(ticket_.load(std::memory_order_relaxed) >> 32) + 1;
+  ticket_.store((uint64_t)job << 32 | (uint64_t)n_chunks_, std::memory_order_seq_cst);
   if (n_asleep_.load(std::memory_order_seq_cst) > 0) {
     { std::lock_guard<std::mutex> lock(mutex_); }
     wake_.notify_all();
   }
-  work(0);
-  for (int spins = 0; n_busy_.load(std::memory_order_acquire) > 0; spins++) {
+  work(job, 0);
+  for (int spins = 0; n_done_.load(std::memory_order_acquire) < n_chunks_; spins++) {
     if (spins < N_SPINS)
       relax();
     else
@@ -70,32 +70,35 @@ void Pool::run_all(int64_t n, int64_t chunk, Invoke invoke, void* body) {
   }
 }
 
-void Pool::work(int thread) {
-  for (;;) {
-    const int64_t begin = next_.fetch_add(chunk_, std::memory_order_relaxed);
-    if (begin >= n_) return;
+void Pool::work(uint32_t job, int thread) {
+  uint64_t ticket = ticket_.load(std::memory_order_acquire);
+  while ((uint32_t)(ticket >> 32) == job && (uint32_t)ticket > 0) {
+    if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
+    const int64_t begin = (n_chunks_ - (int64_t)(uint32_t)ticket) * chunk_;
     invoke_(body_, begin, begin + chunk_ < n_ ? begin + chunk_ : n_, thread);
+    n_done_.fetch_add(1, std::memory_order_release);
+    ticket = ticket_.load(std::memory_order_acquire);
   }
 }
 
 void Pool::loop(int thread) {
-  uint64_t seen = 0;
+  uint32_t seen = 0;
+  const auto current = [&] { return (uint32_t)(ticket_.load(std::memory_order_seq_cst) >> 32); };
   for (;;) {
     int spins = 0;
-    while (generation_.load(std::memory_order_acquire) == seen) {
+    while (current() == seen) {
       if (++spins < N_SPINS) {
         relax();
         continue;
       }
       std::unique_lock<std::mutex> lock(mutex_);
       n_asleep_.fetch_add(1, std::memory_order_seq_cst);
-      wake_.wait(lock, [&] { return generation_.load(std::memory_order_seq_cst) != seen; });
+      wake_.wait(lock, [&] { return current() != seen; });
       n_asleep_.fetch_sub(1, std::memory_order_seq_cst);
     }
-    seen++;
+    seen = current();
     if (stops_) return;
-    work(thread);
-    n_busy_.fetch_sub(1, std::memory_order_release);
+    work(seen, thread);
   }
 }
 

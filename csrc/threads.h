@@ -1,4 +1,5 @@
-// A pool of threads that share the work of a call: chunks are taken one at a time, so none waits for a slow one.
+// A pool of threads that share the work of a call: chunks are taken one at a time, so none waits for a slow one. A call
+// ends when its chunks are done; a thread that the system has not woken by then has missed it, and nobody waits for it.
 #pragma once
 
 #include <atomic>
@@ -35,8 +36,6 @@ class Pool {
 
   // Memory of a thread that stays for the next call; one piece for each `kind`.
   uint8_t* scratch(int thread, int kind, int64_t bytes);
-  // One caller at a time; the call of a Python thread that finds it taken waits.
-  std::mutex caller;
 
  private:
   using Invoke = void (*)(void*, int64_t, int64_t, int);
@@ -47,19 +46,20 @@ class Pool {
   static constexpr int N_KINDS = 9;
 
   void run_all(int64_t n, int64_t chunk, Invoke invoke, void* body);
-  void work(int thread);
+  void work(uint32_t job, int thread);
   void loop(int thread);
 
   int n_threads_;
   std::vector<std::thread> threads_;
   std::vector<Scratch> scratch_;
-  // the job: written before `generation_` changes
-  int64_t n_ = 0, chunk_ = 1;
+  // The job: written before `ticket_` names it, and left alone while one of its chunks is being done.
+  int64_t n_ = 0, chunk_ = 1, n_chunks_ = 0;
   Invoke invoke_ = nullptr;
   void* body_ = nullptr;
-  alignas(64) std::atomic<int64_t> next_{0};
-  alignas(64) std::atomic<uint64_t> generation_{0};
-  alignas(64) std::atomic<int> n_busy_{0};
+  // The number of the job in the upper half, chunks that nobody has taken in the lower: taken together, so that who
+  // comes late takes nothing from the next job.
+  alignas(64) std::atomic<uint64_t> ticket_{0};
+  alignas(64) std::atomic<int64_t> n_done_{0};
   std::atomic<bool> stops_{false};
   std::mutex mutex_;
   std::condition_variable wake_;

@@ -1,9 +1,11 @@
 // The rows that meet a matrix, laid out in the order in which the products read them.
 //
-// Rows stand in tiles of up to R together. For packed weights a row is quantized: every 32 inputs become signed bytes
-// times one float32 scale (largest magnitude / 127). A tile's record of one span of 32 inputs is
-//     bytes [8][R][4] · scales f32 [R] · for each unit: minus the sum of its bytes, int32 [R] · the same times the
-//     scale, f32 [R]
+// Rows stand in tiles of up to R together. For packed weights a row is quantized: every 32 inputs become whole numbers
+// q times one float32 scale, signed bytes (scale = largest magnitude / 127), or beside 8-bit weights, where they would
+// be most of the error, q = 255·high + low in two signed bytes (largest magnitude / 32512). A tile's record of one span
+// of 32 inputs is
+//     high or only bytes [8][R][4] · low bytes, if any · scales f32 [R] · for each unit: -sum of q, int32 [R] · sum of
+//     q times the scale, f32 [R]
 // so the broadcast of four bytes that `dot` wants is one load, and a tile is read from front to end.
 // For plain weights a record is numbers: f32 [K][R], or bf16 pairs [K/2][R][2].
 #pragma once
@@ -13,7 +15,7 @@
 
 namespace coterie::COTERIE_ISA {
 
-enum class Kind { INT8_32, INT8_16, FLOAT, BF16_PAIRS };  // the first two by the weights' unit
+enum class Kind { INT8_32, INT8_16, INT16_32, FLOAT, BF16_PAIRS };  // the first three by the weights' unit
 
 #if defined(COTERIE_AVX512)
 constexpr int INT_ROWS = 6, FLOAT_ROWS = 12, TOGETHER = 2;  // rows of a tile, panels of a product
@@ -25,14 +27,14 @@ constexpr int INT_ROWS = 4, FLOAT_ROWS = 6, TOGETHER = 1;
 
 inline Kind kind_of(const Matrix& m, Type rows) {
   if (m.layout == Layout::PACKED || m.layout == Layout::GGML)
-    return m.format.unit == 16 ? Kind::INT8_16 : Kind::INT8_32;
+    return m.format.unit == 16 ? Kind::INT8_16 : m.format.bits == 8 ? Kind::INT16_32 : Kind::INT8_32;
 #if defined(COTERIE_AVX512)
   if (m.layout == Layout::ROWS_BF16 && rows == Type::BF16 && use_bf16_instructions) return Kind::BF16_PAIRS;
 #endif
   return Kind::FLOAT;
 }
 
-inline bool is_int(Kind kind) { return kind == Kind::INT8_32 || kind == Kind::INT8_16; }
+inline bool is_int(Kind kind) { return kind <= Kind::INT16_32; }
 inline int most_rows(Kind kind) { return is_int(kind) ? INT_ROWS : FLOAT_ROWS; }
 
 struct Tiles {
@@ -45,7 +47,8 @@ struct Tiles {
   int rows(int64_t tile) const { return (int)(tile + 1 < count() ? most() : n_rows - tile * most()); }
   // bytes of one row of a tile in a span of 32 inputs
   int64_t span_bytes() const {
-    return kind == Kind::INT8_32 ? 44 : kind == Kind::INT8_16 ? 52 : kind == Kind::FLOAT ? 128 : 64;
+    constexpr int64_t bytes[] = {44, 52, 76, 128, 64};  // by kind
+    return bytes[(int)kind];
   }
   int64_t row_bytes() const { return ceil_div(K, SPAN) * span_bytes(); }
   int64_t bytes() const { return n_rows * row_bytes(); }
@@ -53,22 +56,37 @@ struct Tiles {
   uint8_t* span(int64_t t, int64_t s) const { return tile(t) + s * rows(t) * span_bytes(); }
 };
 
-// 32 numbers of one row to their place in the record of a span.
-INLINE void put_int8(uint8_t* record, int r, int R, int n_units, const float* x) {
-  F most = zero();
-  for (int i = 0; i < 32; i += W) most = max(most, abs(load(x + i)));
-  const float largest = max_lanes(most), scale = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0.0f;
-  alignas(64) int32_t q[32];
-  for (int i = 0; i < 32; i += W) store_int(q + i, to_int(mul(load(x + i), set1(inverse))));
-  auto* bytes = (int8_t*)record;
-  auto* scales = (float*)(record + 32 * R);
-  auto* sums = (int32_t*)(record + 36 * R);
-  auto* scaled = (float*)(record + 36 * R + 4 * R * n_units);
-  scales[r] = scale;
+INLINE void put_bytes(uint8_t* record, int r, int R, const int32_t q[32]) {
   for (int j = 0; j < 8; j++) {
     const uint32_t four =
         (q[4 * j] & 255) | (q[4 * j + 1] & 255) << 8 | (q[4 * j + 2] & 255) << 16 | (uint32_t)q[4 * j + 3] << 24;
-    std::memcpy(bytes + (j * R + r) * 4, &four, 4);
+    std::memcpy(record + (j * R + r) * 4, &four, 4);
+  }
+}
+
+// 32 numbers of one row to their place in the record of a span.
+template <bool IS_WIDE>
+INLINE void put_int(uint8_t* record, int r, int R, int n_units, const float* x) {
+  constexpr float LARGEST = IS_WIDE ? 32512.0f : 127.0f;
+  constexpr int BYTES = IS_WIDE ? 64 : 32;
+  F most = zero();
+  for (int i = 0; i < 32; i += W) most = max(most, abs(load(x + i)));
+  const float largest = max_lanes(most), scale = largest / LARGEST, inverse = largest > 0 ? LARGEST / largest : 0.0f;
+  alignas(64) int32_t q[32];
+  for (int i = 0; i < 32; i += W) store_int(q + i, to_int(mul(load(x + i), set1(inverse))));
+  auto* scales = (float*)(record + BYTES * R);
+  auto* sums = (int32_t*)(record + (BYTES + 4) * R);
+  auto* scaled = (float*)(record + (BYTES + 4) * R + 4 * R * n_units);
+  scales[r] = scale;
+  if constexpr (IS_WIDE) {
+    alignas(64) int32_t high[32], low[32];
+    for (int i = 0; i < 32; i++) {  // -127 <= low <= 127: the quotient is rounded, away from zero
+      high[i] = (q[i] + (q[i] < 0 ? -127 : 127)) / 255, low[i] = q[i] - 255 * high[i];
+    }
+    put_bytes(record, r, R, high);
+    put_bytes(record + 32 * R, r, R, low);
+  } else {
+    put_bytes(record, r, R, q);
   }
   for (int u = 0; u < n_units; u++) {
     int32_t sum = 0;
@@ -94,9 +112,11 @@ INLINE void put(const Tiles& tiles, int64_t t, int r, int64_t span, const float*
   const int R = tiles.rows(t);
   switch (tiles.kind) {
     case Kind::INT8_32:
-      return put_int8(record, r, R, 1, x);
+      return put_int<false>(record, r, R, 1, x);
     case Kind::INT8_16:
-      return put_int8(record, r, R, 2, x);
+      return put_int<false>(record, r, R, 2, x);
+    case Kind::INT16_32:
+      return put_int<true>(record, r, R, 1, x);
     case Kind::FLOAT:
       return put_float(record, r, R, x);
     case Kind::BF16_PAIRS:

@@ -127,13 +127,17 @@ def random_mapped() -> Callable[..., MappedMatrix]:
 
 
 @pytest.fixture(scope="session")
-def rounded_to_int8() -> Callable[[Tensor], Tensor]:
-    """What a packed matrix multiplies instead of the rows: groups of 32 as signed bytes, largest magnitude 127."""
+def rounded_rows() -> Callable[[Tensor, int], Tensor]:
+    """What a packed matrix of so many bits multiplies instead of the rows: groups of 32 as whole numbers times a scale.
 
-    def make(x_TK: Tensor) -> Tensor:
+    Up to 127 in magnitude, or beside 8-bit weights up to 32512.
+    """
+
+    def make(x_TK: Tensor, bits: int) -> Tensor:
         groups = x_TK.float().reshape(len(x_TK), -1, 32)
         largest = groups.abs().amax(-1, keepdim=True)
-        q = (groups * torch.where(largest > 0, 127 / largest, 0)).round()
-        return (q.double() * (largest / 127).double()).view(x_TK.shape)
+        steps = 32512.0 if bits == 8 else 127.0
+        q = (groups * torch.where(largest > 0, torch.tensor(steps).div(largest), 0)).round()
+        return (q.double() * (largest / steps).double()).view(x_TK.shape)
 
     return make

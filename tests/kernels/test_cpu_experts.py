@@ -75,7 +75,7 @@ def test_plain(isa: str, dtype: torch.dtype, weight_dtype: torch.dtype, D: int, 
 
 
 @pytest.mark.parametrize("T", [1, 40])
-def test_packed(isa: str, format: Format, T: int, random_packed: Packer, rounded_to_int8: Rounder) -> None:
+def test_packed(isa: str, format: Format, T: int, random_packed: Packer, rounded_rows: Rounder) -> None:
     """A number between the two products may round to the neighbouring byte: few rows may differ, and by little."""
     D, F = 64, 96
     gate_up = [random_packed(format, 2 * F, D, e) for e in range(E)]
@@ -85,11 +85,12 @@ def test_packed(isa: str, format: Format, T: int, random_packed: Packer, rounded
     y = cpu.experts(x, ids, weights, handle, F)
 
     def expert(row: Tensor, e: int) -> Tensor:
-        hidden = swiglu(rounded_to_int8(row) @ join_halves(gate_up[e].dequantise()).double().T)
-        return rounded_to_int8(hidden.float()) @ down[e].dequantise().double().T
+        hidden = swiglu(rounded_rows(row, format.bits) @ join_halves(gate_up[e].dequantise()).double().T)
+        return rounded_rows(hidden.float(), format.bits) @ down[e].dequantise().double().T
 
     errors = row_errors(y, mixed(x, ids, weights, expert))
-    assert errors.median() <= 2e-6 and errors.max() <= 1e-2
+    typical = 5e-5 if format.bits == 8 else 2e-6  # beside 8 bits there are 256 times as many steps to fall between
+    assert errors.median() <= typical and errors.max() <= 1e-2
     for rows in (slice(0, 1), slice(3, 5), slice(7, 25)):
         if rows.stop <= T:
             assert torch.equal(cpu.experts(x[rows], ids[rows], weights[rows], handle, F), y[rows])

@@ -34,11 +34,11 @@ def assert_rows_stand_alone(y_TN: Tensor, product: Callable[[Tensor], Tensor], x
 
 
 @pytest.mark.parametrize(("N", "K"), [(48, 256), (40, 224), (70, 608), (1, 32)])
-def test_packed(isa: str, format: Format, N: int, K: int, random_packed: Packer, rounded_to_int8: Rounder) -> None:
+def test_packed(isa: str, format: Format, N: int, K: int, random_packed: Packer, rounded_rows: Rounder) -> None:
     part, x = random_packed(format, N, K), randn(19, K)
     handle = cpu.matrix_handle([part])
     y = cpu.linear(x, handle, N)
-    assert_near(y, rounded_to_int8(x) @ part.dequantise().double().T, 2e-6)
+    assert_near(y, rounded_rows(x, format.bits) @ part.dequantise().double().T, 2e-6)
     assert_rows_stand_alone(y, lambda rows: cpu.linear(rows, handle, N), x)
 
 
