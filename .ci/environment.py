@@ -6,7 +6,9 @@ of the Python below it). What is to be downloaded is said first. A stamp makes t
 """
 
 import hashlib
+import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -59,8 +61,14 @@ def read_requirements(kind: str) -> tuple[dict[str, str], str]:
     pairs = (line.partition(">=")[::2] for line in lines)
     requirements = {normal(name): least for name, least in pairs}
     native = [(ROOT / "CMakeLists.txt").read_text("utf-8"), *(p.read_text("utf-8") for p in sorted(CSRC.iterdir()))]
-    state = "\0".join([source, pins, sys.version, Path(__file__).read_text("utf-8"), *native])
+    state = "\0".join([source, pins, sys.version, Path(__file__).read_text("utf-8"), compiler(), *native])
     return requirements, hashlib.sha256(state.encode()).hexdigest()
+
+
+def compiler() -> str:
+    """Where a C++ compiler is, so that installing one makes the next run build the kernels; or nothing."""
+    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    return next((path for name in names if name and (path := shutil.which(name))), "")
 
 
 def lent_folders() -> list[str]:
@@ -144,7 +152,9 @@ def install_ourselves() -> bool:
     say("building coterie and its native kernels, about a minute; a machine without a C++ compiler does without them")
     if pip("--no-deps", "--editable", str(ROOT), is_quiet=True) == 0:
         return True
-    say("pip cannot build (no network? to see why: .venv/bin/pip install --no-deps -e .): linking src/, without kernels")
+    say(
+        "pip cannot build (no network? to see why: .venv/bin/pip install --no-deps -e .): linking src/, without kernels"
+    )
     (own_folders()[0] / "coterie-src.pth").write_text(f"{ROOT / 'src'}\n")
     script = VENV / "bin/coterie"
     script.write_text(f"#!{PYTHON}\nimport sys\nfrom coterie.cli.main import main\nsys.exit(main())\n")

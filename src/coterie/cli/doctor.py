@@ -126,7 +126,7 @@ def find_problems(found: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _kernel_problems(kernels: dict[str, Any]) -> list[tuple[str, str]]:
-    again = "install a C++ compiler (Debian, Ubuntu: apt install g++) and install coterie again"
+    again = "install a C++ compiler (Debian, Ubuntu: apt install g++ python3-dev) and install coterie again"
     if kernels["error"]:
         is_choice = "expected one of" in kernels["error"]
         return [(kernels["error"], "unset COTERIE_KERNELS" if is_choice else "install coterie again, for this Python")]
