@@ -1,6 +1,7 @@
 """One format into another without building a model: tensor by tensor, a few megabytes in memory.
 
-Where the type stays, every byte stays: converting there and back gives the same tensors.
+Where the type stays, every byte stays: converting there and back gives the same tensors. A packed folder becomes the
+plain numbers that its matrices stand for.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,13 +10,14 @@ from importlib import import_module
 from pathlib import Path
 
 from coterie.checkpoint.atomic import new_folder, require_disk
-from coterie.checkpoint.convert_plan import Report, plan
+from coterie.checkpoint.convert_plan import Report
 from coterie.checkpoint.folder import open_checkpoint
 from coterie.checkpoint.gguf_convert import convert_to_gguf
 from coterie.checkpoint.huggingface import copy_files, write_json, write_shards, write_sidecars
 from coterie.checkpoint.mistral import config_to_params
 from coterie.checkpoint.numbers import FILE_DTYPES, file_type
 from coterie.checkpoint.opened import Checkpoint
+from coterie.checkpoint.packed_plain import plan_any
 from coterie.checkpoint.pieces import Files
 from coterie.checkpoint.safetensors import write_file
 from coterie.checkpoint.tied import require_tied_equal
@@ -41,7 +43,7 @@ def convert(
     calibration: Sequence[int] | None = None,
     notice: Callable[[str], None] = lambda sentence: None,
 ) -> None:
-    """Write the model in `src` as `dst` in the format `to`, its numbers as `type` (None: as is).
+    """Write the model in `src` as `dst` in the format `to`, its numbers as `type` (None: as is; packed ones as bf16).
 
     Tokenizer files and generation_config.json are copied, or made of a GGUF file's vocabulary, or into one. NaN, Inf
     and numbers too large for float16 are errors that name the tensor. `dst` (a folder, or a .gguf file) must not exist;
@@ -51,28 +53,24 @@ def convert(
     if to not in FORMATS:
         raise RequestError(f"the format {to!r} is unknown, expected one of {', '.join(FORMATS)}{nearest(to, FORMATS)}")
     src, dst = Path(src), Path(dst)
-    if type is not None:
-        import_module("torch")  # not later, beside half a folder: Ctrl-C during an import may end the process at once
     if to != "packed" and (method != "rtn" or calibration is not None):
         raise RequestError(f"a method and a calibration text are for packed files, and the format is {to!r}")
+    checkpoint = open_checkpoint(src)
+    if checkpoint.format == "packed" and to != "packed":
+        type = type or "bf16"
+    if type is not None:
+        import_module("torch")  # not later, beside half a folder: Ctrl-C during an import may end the process at once
     if to == "packed":
-        _to_packed(src, dst, type, method, calibration, progress, notice)
+        _to_packed(checkpoint, dst, type, method, calibration, progress, notice)
     elif to == "gguf":
-        convert_to_gguf(_open_plain(src), dst, type, progress)
+        convert_to_gguf(checkpoint, dst, type, progress)
     else:
         code = None if type is None else file_type(type)[1]
-        _to_folder(_open_plain(src), dst, to, code, progress)
-
-
-def _open_plain(src: Path) -> Checkpoint:
-    checkpoint = open_checkpoint(src)
-    if checkpoint.format == "packed":
-        raise RequestError(f"{src} is packed, which is the end of the road: convert the model that it was made from")
-    return checkpoint
+        _to_folder(checkpoint, dst, to, code, progress)
 
 
 def _to_packed(
-    src: Path,
+    checkpoint: Checkpoint,
     dst: Path,
     type: str | None,
     method: str,
@@ -83,13 +81,18 @@ def _to_packed(
     if type is None:
         raise RequestError(f"packed files need to know how many bits: --type {', '.join(TYPES)}")
     recipe = Recipe.of(type, method)
+    if checkpoint.format == "packed":
+        raise RequestError(
+            f"{checkpoint.path} is packed already, and packing it anew would lose more each time: convert the model "
+            "that it was made from"
+        )
     from coterie.checkpoint.packed_write import write_packed
 
-    write_packed(_open_plain(src), dst, recipe, calibration=calibration, progress=progress, notice=notice)
+    write_packed(checkpoint, dst, recipe, calibration=calibration, progress=progress, notice=notice)
 
 
 def _to_folder(checkpoint: Checkpoint, dst: Path, to: str, code: str | None, progress: Progress | None) -> None:
-    work = plan(checkpoint, "mistral" if to == "mistral" else "huggingface", lambda _, entry: code or entry.dtype)
+    work = plan_any(checkpoint, "mistral" if to == "mistral" else "huggingface", lambda _, entry: code or entry.dtype)
     if quantised := {w.dtype for w in work} - FILE_DTYPES.keys():
         raise RequestError(
             f"{checkpoint.path} has numbers of type {', '.join(sorted(quantised))}, which {to} files have not; say as "

@@ -57,14 +57,18 @@ class Work:
 
     def contents(self, files: Files, report: Report) -> Iterator[Bytes]:
         """The new bytes, piece by piece; the pieces are whole heads where rows move, and whole blocks."""
+        for raw, code, label, n_read in self.read(files):
+            require_finite(raw, code, label)
+            yield self._converted(self._moved(raw, code), code, label)
+            report.add(n_read)
+
+    def read(self, files: Files) -> Iterator[tuple[Bytes, str, str, int]]:
+        """The old numbers, piece by piece: their bytes, their type, what to call them, how many bytes were read."""
         cut_place = replace(self.place, n_heads=self.place.n_heads or self.new_heads)
         for piece in cut(self.source, cut_place, multiple=GGML_TYPES[self.dtype].size):
-            read = np.empty(piece.nbytes, np.uint8)
-            files.read(piece, read)
-            raw, code = plain(read, self.source.dtype)
-            require_finite(raw, code, piece.label)
-            yield self._converted(self._moved(raw, code), code, piece.label)
-            report.add(piece.nbytes)
+            raw = np.empty(piece.nbytes, np.uint8)
+            files.read(piece, raw)
+            yield *plain(raw, self.source.dtype), piece.label, piece.nbytes
 
     def _moved(self, raw: Bytes, code: str) -> Bytes:
         if bool(self.place.n_heads) == bool(self.new_heads):

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from coterie.checkpoint.atomic import disk_errors, require_disk
-from coterie.checkpoint.convert_plan import Report, Work, plan
+from coterie.checkpoint.convert_plan import Report, Work
 from coterie.checkpoint.gguf_metadata import config_to_metadata
 from coterie.checkpoint.gguf_write import Value, WrittenTensor, write_gguf
 from coterie.checkpoint.names import Place, file_shape
 from coterie.checkpoint.numbers import FILE_DTYPES, FILE_TYPES
 from coterie.checkpoint.opened import Checkpoint
+from coterie.checkpoint.packed_plain import plan_any
 from coterie.checkpoint.pieces import Files
 from coterie.checkpoint.safetensors import Entry
 from coterie.checkpoint.tied import require_tied_equal
@@ -43,7 +44,7 @@ def convert_to_gguf(
         raise CheckpointError(f"{dst} exists already; name a file that does not, or remove it first")
     import_module("torch")  # routers become float32
     config = checkpoint.config
-    work = plan(checkpoint, "gguf", lambda place, entry: _type_of(place, entry, code, config))
+    work = plan_any(checkpoint, "gguf", lambda place, entry: _type_of(place, entry, code, config))
     if quantised := {w.dtype for w in work} - _FILE_TYPES.keys():
         raise RequestError(
             f"{checkpoint.path} has numbers of type {', '.join(sorted(quantised))}, which are not written; say "

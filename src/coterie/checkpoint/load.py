@@ -53,7 +53,8 @@ def load_model(
 ) -> "Transformer":
     """The model of a checked folder, its weights on `device` as `dtype` ("auto": the file's type where that is fast).
 
-    `quantize` ("int8" ... "int2") packs them as they are read; a packed folder is mapped.
+    `quantize` ("int8" ... "int2") packs them as they are read. A packed folder is mapped, and stays packed
+    where `dtype` is "auto" and the device a CPU; else its weights become plain ones.
     `check(config)` may raise before any weight is read; `progress(done, total)` is called with bytes. Raises
     `ConfigError`, `CheckpointError` (NaN and Inf included) and `ResourceError` where memory does not suffice; nothing
     half loaded is ever returned. `note` is told beforehand what to expect of a model that memory does not hold.
@@ -63,15 +64,17 @@ def load_model(
     checkpoint = open_checkpoint(Path(path))
     check(checkpoint.config)
     chosen_device = choose_device(str(device))
-    if quantize is not None or isinstance(checkpoint, PackedCheckpoint):
-        from coterie.checkpoint.packed_load import load_packed, load_quantised
+    if quantize is not None:
+        from coterie.checkpoint.packed_load import load_quantised
 
         packed_device = choose_device("cpu" if str(device) == "auto" else str(device))
-        if quantize is not None:
-            return load_quantised(checkpoint, Recipe.of(quantize), dtype, packed_device, progress)
-        assert isinstance(checkpoint, PackedCheckpoint)
+        return load_quantised(checkpoint, Recipe.of(quantize), dtype, packed_device, progress)
+    is_on_cpu = str(device) == "auto" or chosen_device.type == "cpu"
+    if isinstance(checkpoint, PackedCheckpoint) and dtype == "auto" and is_on_cpu:
+        from coterie.checkpoint.packed_load import load_packed
+
         _expect(checkpoint, note)
-        return load_packed(checkpoint, dtype, packed_device)
+        return load_packed(checkpoint)
     if isinstance(checkpoint, GgufCheckpoint):
         from coterie.checkpoint.gguf_load import load_gguf, stays_quantised
 
@@ -86,7 +89,12 @@ def load_model(
         raise ResourceError(
             f"{path} cannot be loaded: out of memory on {chosen_device} ({str(e).split(chr(10))[0]})"
         ) from e
-    fill(checkpoint, model.tensors(), progress)
+    if isinstance(checkpoint, PackedCheckpoint):
+        from coterie.checkpoint.packed_plain import fill_plain
+
+        fill_plain(checkpoint, model.tensors(), progress)
+    else:
+        fill(checkpoint, model.tensors(), progress)
     return model.eval()
 
 

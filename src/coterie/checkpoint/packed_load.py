@@ -24,9 +24,8 @@ __all__ = ["load_packed", "load_quantised"]
 Progress = Callable[[int, int], None]
 
 
-def load_packed(checkpoint: PackedCheckpoint, dtype: str, device: torch.device) -> Transformer:
+def load_packed(checkpoint: PackedCheckpoint) -> Transformer:
     """The model of a packed folder; its bytes are read when they are used. Activations are float32."""
-    _require_cpu(dtype, device)
     model = install(Transformer(checkpoint.config, torch.float32, "meta"), checkpoint.tensors())
     require_bits(model, checkpoint.recipe, checkpoint.about["plain"])
     assert isinstance(model, Transformer)

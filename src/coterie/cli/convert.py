@@ -28,13 +28,14 @@ def command(
 ) -> None:
     """Write the model SRC as DST, a new folder or .gguf file; where the type stays, every byte stays.
 
-    DST must not exist. Weights with NaN or Inf are refused. The tokenizer goes along. A packed file that was not
-    finished is taken up where it was left.
+    DST must not exist. Weights with NaN or Inf are refused. The tokenizer goes along. A packed SRC becomes bf16 where
+    no type is named; a packed DST that was not finished is taken up where it was left.
 
     \b
     coterie convert Mixtral-8x7B-Instruct-v0.1 mixtral-consolidated --to mistral
     coterie convert Mixtral-8x7B-Instruct-v0.1 mixtral.Q8_0.gguf --to gguf --type q8_0
     coterie convert Mixtral-8x7B-Instruct-v0.1 mixtral-int4 --to packed --type int4
+    coterie convert demo demo-plain --to huggingface --type bf16
     """
     from coterie.checkpoint.convert import convert
 
