@@ -1,7 +1,8 @@
 """Decode speed of one sequence on the model that ships, beside transformers with each of its experts backends.
 
 Both sides continue the same prompt greedily through their public `generate`; transformers also by a bare loop over its
-forward, which is its fastest way. The prompt's own time is taken off by a run of one token.
+forward, which is its fastest way. The prompt's own time is taken off by a run of one token. A packed model, as the
+one that ships is, is loaded as plain weights, so that both sides run on the very same tensors.
 """
 
 import argparse
@@ -12,6 +13,9 @@ import torch
 from peers import arguments, interleave, machine, mixtral_of_transformers, report
 
 import coterie
+from coterie.checkpoint.folder import open_checkpoint
+from coterie.checkpoint.hub import find_model
+from coterie.device import choose_dtype
 
 PROMPT = "Il était une fois une petite fille qui vivait avec sa mère dans un village."
 
@@ -22,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=128, help="new tokens of a run (default: 128)")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
     args = parser.parse_args(argv)
-    lm = coterie.load(args.model, dtype=args.dtype, device="cpu")
+    dtype = choose_dtype(args.dtype, open_checkpoint(find_model(args.model)).file_dtype)
+    lm = coterie.load(args.model, dtype=str(dtype).removeprefix("torch."), device="cpu")
     written = lm.generate(prompt := lm.tokenizer.encode(PROMPT, bos=True), max_tokens=args.tokens).usage
     if written.completion_tokens < args.tokens:
         parser.error(f"the text ends after {written.completion_tokens} tokens; use a smaller --tokens")

@@ -2,12 +2,15 @@
 
 Every row is the model as `coterie.load` would run it, quantised in memory; all read the same windows, so that small
 differences are not noise of the text. `$COTERIE_DATA/text` holds NAME.valid.jsonl.gz to score and NAME.train.jsonl.gz
-to calibrate with.
+to calibrate with. The base is the model's own plain weights. A packed model, which the one that ships is, is made plain
+first (float32, exactly what it multiplies by): then what its packing cost is not seen, and its own type costs next to
+nothing. For all of it give --model the folder that it was trained to: runs/demo/model.
 """
 
 import argparse
 import math
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -17,8 +20,10 @@ import torch
 
 import coterie
 from coterie.checkpoint.calibrate import CALIBRATION_TOKENS, measure_importance
+from coterie.checkpoint.convert import convert
 from coterie.checkpoint.folder import open_checkpoint
 from coterie.checkpoint.hub import find_model
+from coterie.checkpoint.packed import is_packed
 from coterie.checkpoint.quantise import quantise_checkpoint
 from coterie.eval.perplexity import score_tokens
 from coterie.model import Transformer
@@ -57,8 +62,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--svg", type=Path, help="write a picture of the table")
     args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as made:
+        rows = measure(plain_folder(find_model(args.model), Path(made, "plain")), args)
+    if args.svg:
+        args.svg.write_text(picture(rows), encoding="utf-8")
+
+
+def plain_folder(path: Path, made: Path) -> Path:
+    """The model itself, or `made` with its weights plain."""
+    if not path.is_dir() or not is_packed(path):
+        return path
+    convert(path, made, to="huggingface", type="f32")
+    return made
+
+
+def measure(path: Path, args: argparse.Namespace) -> list[Row]:
     folder = Path(os.environ["COTERIE_DATA"], "text")
-    lm = coterie.load(args.model, device="cpu")
+    lm = coterie.load(path, device="cpu")
     texts = [_ids(lm.tokenizer, path, 10**9) for path in sorted(folder.glob("*.valid.jsonl.gz"))]
     train = sorted(folder.glob("*.train.jsonl.gz"))
     sample = [_ids(lm.tokenizer, path, CALIBRATION_TOKENS // len(train)) for path in train]
@@ -69,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     plain = nats(lm.model)
     print(f"{args.model}, {lm.model.dtype}: perplexity {math.exp(plain):.3f} on {len(texts)} texts\n")
-    checkpoint = open_checkpoint(find_model(args.model))
+    checkpoint = open_checkpoint(path)
     importance = measure_importance(checkpoint, [i for ids in sample for i in ids])
     if starved := importance.starved():
         print(f"too few tokens for {', '.join(starved)}")
@@ -91,8 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             change = math.exp(nats(model) - plain) - 1
             rows.append((kind, name, experts, 8 * total / n, total, change))
             print(f"| {kind} | {name} | {experts:.2f} | {8 * total / n:.2f} | {total / 1e6:.2f} | {change:+.2%} |")
-    if args.svg:
-        args.svg.write_text(picture(rows), encoding="utf-8")
+    return rows
 
 
 def _ids(tokenizer: Tokenizer, path: Path, n: int) -> list[int]:
@@ -125,7 +144,7 @@ def picture(rows: Sequence[Row]) -> str:
     out.append(
         f'<text x="{(left + right) / 2}" y="{height - 10}" text-anchor="middle">bits per weight of the experts</text>'
     )
-    out.append(f'<text x="{right}" y="{top + 12}" text-anchor="end">perplexity above that of bf16</text>')
+    out.append(f'<text x="{right}" y="{top + 12}" text-anchor="end">perplexity above that of the plain weights</text>')
     for i, (name, colour) in enumerate(COLOURS.items()):
         points = [at(row[2], row[5]) for row in rows if row[1] == name]
         if points:
