@@ -72,7 +72,7 @@ def test_a_scale_that_is_not_finite_is_found(make_tiny: Callable) -> None:
     with open(path, "r+b") as f:
         f.seek(entry.offset)
         f.write(np.float16(np.inf).tobytes())
-    with pytest.raises(CheckpointError, match=r"attn_k\.weight' contains 1 NaN or Inf among its scales"):
+    with pytest.raises(CheckpointError, match=r"attn_k\.weight'.* contains 1 (NaN or )?Inf"):
         read_gguf_parts(open_gguf(path))
 
 
