@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from coterie.checkpoint.convert import convert
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = sorted(p.stem for p in FOLDER.glob("*.py") if "\ndef main(argv" in p.read_text("utf-8"))
 
@@ -37,8 +39,14 @@ def test_help(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("script", ["decode_small"], indirect=True)
-def test_decode_small(script: ModuleType, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    script.main(["--model", str(tiny_folder), "--tokens", "3", "--rounds", "1"])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_decode_small(
+    script: ModuleType, is_packed: bool, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if is_packed:
+        convert(tiny_folder, tmp_path / "packed", to="packed", type="int8")
+    model = tmp_path / "packed" if is_packed else tiny_folder
+    script.main(["--model", str(model), "--tokens", "3", "--rounds", "1"])
     out = capsys.readouterr().out
     assert "transformers loop batched_mm" in out and "ours / best peer" in out
 

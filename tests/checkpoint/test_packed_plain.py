@@ -1,5 +1,6 @@
 """A packed folder made plain: loaded with a dtype, or converted to every other format, the numbers are the same."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from coterie.checkpoint import packed_plain
 from coterie.checkpoint.convert import convert
+from coterie.checkpoint.hub import DEMO
 from coterie.checkpoint.load import load_model
 from coterie.checkpoint.packed import open_packed
-from coterie.checkpoint.vocabulary import open_vocabulary
+from coterie.checkpoint.verify import verify
+from coterie.checkpoint.vocabulary import open_vocabulary, template_of
 from coterie.errors import CheckpointError, ConfigError, RequestError, ResourceError
 from coterie.kernels import cpu
 from coterie.model import Transformer
@@ -105,6 +108,7 @@ def test_every_format_gets_the_dequantised_numbers(packable: Path, to: str, tmp_
 
 def test_the_plain_formats_are_those_of_the_source(packed: Path, tmp_path: Path) -> None:
     """By way of a plain folder or straight from the packed one, a quantised GGUF file is the same."""
+    (packed / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
     convert(packed, tmp_path / "plain", to="huggingface", type="f32")
     for type in ("q8_0", "q4_0"):
         convert(packed, tmp_path / "packed.gguf", to="gguf", type=type)
@@ -112,10 +116,17 @@ def test_the_plain_formats_are_those_of_the_source(packed: Path, tmp_path: Path)
         a, b = (load_model(tmp_path / name, dtype="f32").tensors() for name in ("packed.gguf", "plain.gguf"))
         assert_same(a, b)
         assert open_vocabulary(tmp_path / "packed.gguf").tokenizer is not None
+        assert template_of(tmp_path / "packed.gguf") == "{{ messages }}"
         (tmp_path / "packed.gguf").unlink()
         (tmp_path / "plain.gguf").unlink()
     names = {p.name for p in (tmp_path / "plain").iterdir()}
-    assert names == {"model.safetensors", "config.json", "generation_config.json", "tokenizer.model"}
+    assert names == {
+        "model.safetensors",
+        "config.json",
+        "generation_config.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+    }
     assert "coterie-packed" not in (tmp_path / "plain" / "config.json").read_text()
 
 
@@ -146,3 +157,14 @@ def test_a_damaged_scale_is_an_error_that_names_the_matrix(packed: Path, tmp_pat
 def _fails(action: Callable[[], object], match: str) -> None:
     with pytest.raises(CheckpointError, match=match):
         action()
+
+
+@pytest.mark.skipif(not (DEMO / "README.md").is_file(), reason="the model that ships is not there yet")
+def test_the_model_that_ships_is_packed_and_sound(tmp_path: Path) -> None:
+    verify(DEMO).require_ok(DEMO)
+    checkpoint = open_packed(DEMO)
+    assert checkpoint.recipe.type == "int8" and not checkpoint.about["plain"]
+    convert(DEMO, tmp_path / "demo.gguf", to="gguf", type="f16")
+    ours, theirs = (open_vocabulary(path).tokenizer for path in (DEMO, tmp_path / "demo.gguf"))
+    assert ours is not None and theirs is not None
+    assert ours.encode("Straße 42\n\tdef") == theirs.encode("Straße 42\n\tdef")
