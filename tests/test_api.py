@@ -7,6 +7,8 @@ import torch
 
 import coterie
 from coterie.api import LanguageModel
+from coterie.checkpoint.convert import convert
+from coterie.checkpoint.hub import DEMO
 from coterie.errors import CheckpointError, ContextError, RequestError, TokenizerError
 from coterie.model import Transformer
 from coterie.tokenizer.chat import CHAT_FORMS
@@ -195,8 +197,9 @@ def test_a_model_without_a_chat_form_continues_the_text(lm: LanguageModel) -> No
     assert c.text == lm.generate("The king", max_tokens=5).text
 
 
-def test_quantize_packs_as_it_loads_and_says_what_each_part_has() -> None:
-    lm = coterie.load(quantize="int8")
+def test_quantize_packs_as_it_loads_and_says_what_each_part_has(tmp_path: Path) -> None:
+    convert(DEMO, tmp_path / "plain", to="huggingface", type="bf16")  # it ships packed
+    lm = coterie.load(tmp_path / "plain", quantize="int8")
     bits = {b.part: b.bits_per_weight for b in lm.bits()}
     assert bits["experts"] < 8.6 and bits["attention"] == bits["embedding"] == 8.5 and bits["router"] == 32
     assert lm.generate("Il était une fois", max_tokens=4).usage.completion_tokens == 4
