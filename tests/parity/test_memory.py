@@ -1,4 +1,4 @@
-"""The peak of memory: a GGUF file's weights once, whether it is interleaved or only mapped, and little beside them."""
+"""The peak of memory: the weights of a GGUF file once, and little beside them."""
 
 import importlib.util
 import subprocess
