@@ -248,6 +248,9 @@ NB_MODULE(_native, m) {
                {address(x), (Type)type, T, D, layers.data(), (int64_t)layers.size(), attention, (int32_t*)ids,
                 (float*)weights, (float*)logits});
       });
+  m.def("rotary", [](uintptr_t positions, int64_t T, uintptr_t frequencies, int64_t P, uintptr_t cos, uintptr_t sin) {
+    rotary((const int64_t*)positions, T, (const float*)frequencies, P, (float*)cos, (float*)sin);
+  });
   m.def("embed", [](const Matrix& table, uintptr_t ids, int64_t T, uintptr_t out, int type) {
     run(&Kernels::embed, EmbedCall{(const int64_t*)ids, T, table, address(out), (Type)type});
   });

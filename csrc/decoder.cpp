@@ -1,3 +1,4 @@
+#include <cmath>
 #include <vector>
 
 #include "kernels.h"
@@ -28,6 +29,17 @@ void decode(const Kernels& kernels, Pool& pool, const DecoderCall& call) {
     kernels.experts(pool, {normed, call.type, call.T, call.D, w.F, ids, weights, w.S, w.gate_up, w.down, w.E, y});
     kernels.add(pool, {call.x, y, call.type, call.T * call.D, call.x});
   }
+}
+
+void rotary(const int64_t* positions, int64_t T, const float* frequencies, int64_t P, float* cos, float* sin) {
+  for (int64_t t = 0; t < T; t++)
+    for (int64_t i = 0, half = P / 2; i < half; i++) {
+      const float angle = (float)positions[t] * frequencies[i];
+      float *c = cos + t * P + i, *s = sin + t * P + i;
+      c[0] = c[half] = std::cos(angle);
+      s[half] = std::sin(angle);
+      s[0] = -s[half];
+    }
 }
 
 }  // namespace coterie

@@ -193,6 +193,9 @@ struct DecoderCall {
 };
 void decode(const Kernels&, Pool&, const DecoderCall&);
 
+// cos and signed sin [T, P] for rows at positions [T]; frequencies [P], those of the upper half repeating the lower's.
+void rotary(const int64_t* positions, int64_t T, const float* frequencies, int64_t P, float* cos, float* sin);
+
 extern const Kernels kernels_portable;
 #if defined(COTERIE_X86)
 extern const Kernels kernels_avx2, kernels_avx512;  // the last for products of bf16, if `use_bf16_instructions`

@@ -1,5 +1,6 @@
 #include "threads.h"
 
+#include <chrono>
 #include <cstdlib>
 #include <new>
 
@@ -11,8 +12,11 @@ namespace coterie {
 
 namespace {
 
-constexpr int N_SPINS =
-    20000;  // about 0.2 ms: longer than the pause between two calls of a pass, shorter than one is felt
+// Between the passes of a sequence lies some Python. A thread that sleeps there is woken on its waker's own core and
+// waits for the scheduler to move it, which took 4 ms a token; so it stays up for a while, and lets others run
+// meanwhile.
+constexpr int N_PAUSES = 2000;
+constexpr auto PATIENCE = std::chrono::milliseconds(2);
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -63,7 +67,7 @@ void Pool::run_all(int64_t n, int64_t chunk, Invoke invoke, void* body) {
   }
   work(job, 0);
   for (int spins = 0; n_done_.load(std::memory_order_acquire) < n_chunks_; spins++) {
-    if (spins < N_SPINS)
+    if (spins < N_PAUSES)
       relax();
     else
       std::this_thread::yield();
@@ -86,9 +90,16 @@ void Pool::loop(int thread) {
   const auto current = [&] { return (uint32_t)(ticket_.load(std::memory_order_seq_cst) >> 32); };
   for (;;) {
     int spins = 0;
+    std::chrono::steady_clock::time_point until;
     while (current() == seen) {
-      if (++spins < N_SPINS) {
+      if (++spins < N_PAUSES) {
         relax();
+        continue;
+      }
+      const auto now = std::chrono::steady_clock::now();
+      if (spins == N_PAUSES) until = now + PATIENCE;
+      if (now < until) {
+        std::this_thread::yield();
         continue;
       }
       std::unique_lock<std::mutex> lock(mutex_);

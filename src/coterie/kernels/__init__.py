@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from coterie.kernels import cpu, inference, reference
 from coterie.kernels.causal import causal_attention, causal_attention_without_gradients
-from coterie.kernels.reference import rotary_tables, rotate
+from coterie.kernels.reference import frequencies, rotate
 
 __all__ = [
     "add",
@@ -51,6 +51,15 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     if _is_inference(x_TD):
         return inference.rms_norm(x_TD, weight_D, eps)
     return reference.rms_norm(x_TD, weight_D, eps)
+
+
+def rotary_tables(positions_T: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """See `reference.rotary_tables`."""
+    frequency_P, _ = frequencies(head_dim, theta, positions_T.device)
+    if not cpu.is_usable(frequency_P):
+        return reference.rotary_tables(positions_T, head_dim, theta, dtype)
+    cos_T1P, sin_T1P = cpu.rotary_tables(positions_T, frequency_P)
+    return cos_T1P.to(dtype), sin_T1P.to(dtype)
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ __all__ = [
     "plain_linear",
     "repack",
     "rms_norm",
+    "rotary_tables",
     "route",
     "stacked_handle",
     "swiglu",
@@ -361,6 +362,18 @@ def attention(
         out.data_ptr(),
     )  # fmt: skip
     return out
+
+
+def rotary_tables(positions_T: Tensor, frequency_P: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and signed sin, float32 [T, 1, P], of `reference.rotary_tables`.
+
+    torch's own cosine may come from a library whose threads stay awake after it and keep a core from the kernels.
+    """
+    assert positions_T.dtype == torch.int64 and positions_T.is_contiguous() and frequency_P.is_contiguous()
+    T, P = len(positions_T), len(frequency_P)
+    cos_T1P, sin_T1P = torch.empty(T, 1, P), torch.empty(T, 1, P)
+    _state().module.rotary(positions_T.data_ptr(), T, frequency_P.data_ptr(), P, cos_T1P.data_ptr(), sin_T1P.data_ptr())
+    return cos_T1P, sin_T1P
 
 
 def route(x_TD: Tensor, weight_ED: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor, Tensor]:

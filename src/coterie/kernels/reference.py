@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["attention", "combine", "gated_ffn", "kept_weights", "rms_norm", "rotary_tables", "rotate", "route"]
+__all__ = [
+    "attention",
+    "combine",
+    "frequencies",
+    "gated_ffn",
+    "kept_weights",
+    "rms_norm",
+    "rotary_tables",
+    "rotate",
+    "route",
+]
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
@@ -26,13 +36,14 @@ def rotary_tables(positions_T: Tensor, head_dim: int, theta: float, dtype: torch
 
     Example, P=4: the angles of one position p are [p, p·theta^-0.5, p, p·theta^-0.5] and the sign row is [-, -, +, +].
     """
-    frequency_P, sign_P = _frequencies(head_dim, theta, positions_T.device)
+    frequency_P, sign_P = frequencies(head_dim, theta, positions_T.device)
     angle_T1P = positions_T[:, None, None] * frequency_P
     return angle_T1P.cos().to(dtype), (angle_T1P.sin() * sign_P).to(dtype)
 
 
 @functools.lru_cache(maxsize=8)
-def _frequencies(head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+def frequencies(head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """theta^(-2i/P) of the pairs, twice over, and the signs of their sines: float32 [P] each."""
     with torch.inference_mode(False):  # they may meet autograd later
         exponent_P2 = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
         sign_P = torch.ones(head_dim, device=device)
