@@ -20,7 +20,7 @@ from coterie.checkpoint.load import load_model
 from coterie.checkpoint.packed import PackedCheckpoint, is_packed, open_packed
 from coterie.checkpoint.quantise import quantise_checkpoint
 from coterie.checkpoint.verify import verify
-from coterie.errors import CheckpointError, CoterieError, RequestError
+from coterie.errors import CheckpointError, CoterieError
 from coterie.quant.recipe import Recipe
 from coterie.quant.tensor import PackedTensor, alternate_halves
 
@@ -105,13 +105,21 @@ def test_other_readers_are_warned(packed: Path) -> None:
         transformers.AutoModelForCausalLM.from_pretrained(packed)
 
 
-def test_packed_files_are_not_packed_again(packed: Path, tmp_path: Path) -> None:
-    for type in ("int4", "int8"):
-        with pytest.raises(RequestError, match="packed already"):
-            convert(packed, tmp_path / "other", to="packed", type=type)
-    with pytest.raises(RequestError, match="packed already"):
-        load_model(packed, quantize="int4")
-    assert not list(tmp_path.glob("other*"))
+def test_packed_files_are_packed_again_with_a_word(packed: Path, tmp_path: Path) -> None:
+    """What is packed anew are the weights that the file stands for, so it is as if they had been a plain model's."""
+    said: list[str] = []
+    convert(packed, tmp_path / "plain", to="huggingface", type="f32")
+    convert(packed, tmp_path / "anew", to="packed", type="int3", notice=said.append)
+    convert(tmp_path / "plain", tmp_path / "from-plain", to="packed", type="int3")
+    assert "packed already" in said[0]
+    anew, plain = (open_packed(tmp_path / name).tensors() for name in ("anew", "from-plain"))
+    loaded = load_model(packed, quantize="int3")
+    assert anew.keys() == plain.keys()
+    for name, matrix in anew.items():
+        if isinstance(matrix, PackedTensor):
+            assert torch.equal(matrix.data, plain[name].data), name  # type: ignore[union-attr]
+    part = loaded.layers[0].attention.o.parts[0]
+    assert torch.equal(part.data, anew["layers.0.attention.o"].data)
 
 
 def _rewrite(folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:

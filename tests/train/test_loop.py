@@ -166,7 +166,9 @@ def test_state_of_other_text_is_refused(tmp_path: Path) -> None:
         other.resume()
 
 
-@pytest.mark.parametrize(("meta", "tensors"), [(3, {}), ({"step": 1}, {}), (None, {"master/embed.weight": torch.zeros(2)})])
+@pytest.mark.parametrize(
+    ("meta", "tensors"), [(3, {}), ({"step": 1}, {}), (None, {"master/embed.weight": torch.zeros(2)})]
+)
 def test_a_state_that_is_none_is_refused(tmp_path: Path, meta: Any, tensors: dict[str, torch.Tensor]) -> None:
     run = trainer(tmp_path)
     run.save()

@@ -10,9 +10,10 @@ from dataclasses import replace
 import torch
 from torch.nn import functional
 
-from coterie.checkpoint.convert_plan import Report, Work, plan
+from coterie.checkpoint.convert_plan import Report, Work
 from coterie.checkpoint.numbers import FILE_DTYPES, as_torch
 from coterie.checkpoint.opened import Checkpoint
+from coterie.checkpoint.packed_plain import plan_any
 from coterie.checkpoint.pieces import Files
 from coterie.device import choose_dtype
 from coterie.errors import DataError
@@ -39,7 +40,7 @@ def measure_importance(checkpoint: Checkpoint, ids: Sequence[int], progress: Pro
     c, importance = checkpoint.config, Importance()
     dtype = choose_dtype("auto", checkpoint.file_dtype, "cpu")
     works: dict[str, list[Work]] = {}
-    for work in plan(checkpoint, "huggingface", lambda _, entry: entry.dtype if entry.dtype in FILE_DTYPES else "F32"):
+    for work in plan_any(checkpoint, "huggingface", lambda _, e: e.dtype if e.dtype in FILE_DTYPES else "F32"):
         works.setdefault(work.place.name, []).append(work)
     report = Report(progress, checkpoint.nbytes)
     with Files(checkpoint.files) as files:

@@ -82,10 +82,7 @@ def _to_packed(
         raise RequestError(f"packed files need to know how many bits: --type {', '.join(TYPES)}")
     recipe = Recipe.of(type, method)
     if checkpoint.format == "packed":
-        raise RequestError(
-            f"{checkpoint.path} is packed already, and packing it anew would lose more each time: convert the model "
-            "that it was made from"
-        )
+        notice(f"{checkpoint.path} is packed already; what it lost then comes on top of what {type} loses")
     from coterie.checkpoint.packed_write import write_packed
 
     write_packed(checkpoint, dst, recipe, calibration=calibration, progress=progress, notice=notice)

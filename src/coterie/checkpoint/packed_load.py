@@ -35,12 +35,10 @@ def load_packed(checkpoint: PackedCheckpoint) -> Transformer:
 def load_quantised(
     checkpoint: Checkpoint, recipe: Recipe, dtype: str, device: torch.device, progress: Progress | None = None
 ) -> Transformer:
-    """A plain checkpoint quantised as it is read; the peak is the result and a few copies of the largest matrix.
+    """A checkpoint quantised as it is read; the peak is the result and a few copies of the largest matrix.
 
     Matrices that cannot be packed stay as the file has them, with a `UserWarning` that says why.
     """
-    if isinstance(checkpoint, PackedCheckpoint):
-        raise RequestError(f"{checkpoint.path} is packed already: leave quantize out")
     _require_cpu(dtype, device)
     planned = plan_parts(checkpoint, recipe)
     for sentence in remarks(planned):

@@ -5,15 +5,16 @@ has it, with the reason. Shapes: N outputs, K inputs of a matrix, E experts, F e
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coterie.checkpoint.convert_plan import Report, Work, plan
+from coterie.checkpoint.convert_plan import Report, Work
 from coterie.checkpoint.names import part_of
 from coterie.checkpoint.numbers import FILE_DTYPES, as_torch
 from coterie.checkpoint.opened import Checkpoint
+from coterie.checkpoint.packed_plain import plan_any
 from coterie.checkpoint.pieces import Files
 from coterie.checkpoint.tied import require_tied_equal
 from coterie.errors import CheckpointError
@@ -54,7 +55,7 @@ class Planned:
 def plan_parts(checkpoint: Checkpoint, recipe: Recipe) -> list[Planned]:
     """What the recipe makes of a checkpoint, in canonical order, expert by expert."""
     groups: dict[str, list[Work]] = {}
-    for work in plan(checkpoint, "huggingface", lambda _, entry: _float_type(entry.dtype)):
+    for work in plan_any(checkpoint, "huggingface", lambda _, entry: _float_type(entry.dtype)):
         groups.setdefault(_name_of(checkpoint, work), []).append(work)
     return [_planned(checkpoint, recipe, name, works) for name, works in groups.items()]
 
@@ -133,7 +134,7 @@ def _planned(checkpoint: Checkpoint, recipe: Recipe, name: str, works: list[Work
 
 def _as_type(works: list[Work], code: str) -> Iterator[Work]:
     for w in works:
-        yield Work(w.name, code, w.source, w.place, w.new_heads)
+        yield replace(w, dtype=code)
 
 
 def _read(p: Planned, files: Files, report: Report) -> "Tensor":
