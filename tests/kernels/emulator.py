@@ -12,6 +12,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(__file__).with_name("neon_check.cpp")
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
@@ -179,6 +181,15 @@ class Emulator:
 
     def argmax(self, x: int, type: int, T: int, V: int, ids: int, values: int) -> None:
         self._call(ARGMAX, [type, T, V], [(x, T * V * _SIZES[type], False), (ids, T * 8, True), (values, T * 4, True)])
+
+    def rotary(self, positions: int, T: int, frequencies: int, P: int, cos: int, sin: int) -> None:
+        """Not of an instruction set: the host does it."""
+        frequency_P = np.ctypeslib.as_array((ctypes.c_float * P).from_address(frequencies))
+        position_T = np.ctypeslib.as_array((ctypes.c_int64 * T).from_address(positions))
+        angle_TP = position_T.astype(np.float32)[:, None] * frequency_P
+        sign_P = np.where(np.arange(P) < P // 2, -1, 1).astype(np.float32)
+        for address, values_TP in ((cos, np.cos(angle_TP)), (sin, np.sin(angle_TP) * sign_P)):
+            np.ctypeslib.as_array((ctypes.c_float * (T * P)).from_address(address))[:] = values_TP.reshape(-1)
 
     def embed(self, table: Matrix, ids: int, T: int, out: int, type: int) -> None:
         self._call(EMBED, [T, type], [(ids, T * 8, False), (out, T * table.K * _SIZES[type], True)], [table])
