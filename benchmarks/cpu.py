@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from synthetic import write_synthetic
 import coterie
 from coterie import CoterieError
 from coterie.checkpoint.atomic import require_disk
+from coterie.checkpoint.convert import convert
+from coterie.checkpoint.hub import DEMO
 from coterie.engine.runner import Runner
 from coterie.model import Transformer
 
@@ -38,9 +41,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt", type=int, default=512, help="tokens of the prompt (default: 512)")
     parser.add_argument("--tokens", type=int, default=24, help="decoded in a round (default: 24)")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--demo", action="store_true", help="the model that ships beside its F16 export, and no more")
     parser.add_argument("--no-transformers", action="store_true", help="which needs 12 GB for four layers")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
+    if args.demo:
+        _demo(args)
+        return
     path = args.gguf or args.folder / f"synthetic-{args.layers}-{args.scale}.gguf"
     try:
         if not path.exists():
@@ -83,6 +90,28 @@ def _measure(path: Path, args: Any) -> None:
         peer.close()
     if not args.no_transformers:
         _beside_transformers(ours, args)
+
+
+def _demo(args: Any) -> None:
+    """The model that ships, texts and all, beside llama.cpp's bare steps on its export."""
+    lm, n_tokens = coterie.load(), 200
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "demo.gguf"
+        convert(DEMO, path, to="gguf", type="f16")
+        peer = Llama(path, args.threads)
+
+        def ours(n: int) -> float:
+            start = time.perf_counter()
+            done = lm.generate_many(["Il était une fois"] * n, max_tokens=n_tokens)
+            return sum(c.usage.completion_tokens for c in done) / (time.perf_counter() - start)
+
+        for n in (1, 8):
+            sides = {
+                "coterie": lambda n=n: ours(n),
+                "llama.cpp": lambda n=n: n * n_tokens / peer.ask(sequences=n, tokens=n_tokens),
+            }
+            _report(f"the model that ships, {n} together", interleave(sides, args.rounds))
+        peer.close()
 
 
 def _loads(path: Path, args: Any) -> None:
