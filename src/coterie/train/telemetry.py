@@ -1,0 +1,93 @@
+"""What a run of training says of itself: the load of the experts, its speed, its share of what the machine can do.
+
+All of it is arithmetic on numbers that the step has anyway: the tokens each expert got, and the clock. The counts of
+all layers cross from the device to Python once per step. Shapes: L sparse layers, E experts.
+"""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coterie.config import ModelConfig
+from coterie.sizes import operations_per_token
+
+__all__ = ["Load", "Speed", "measure_load", "training_operations"]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The load of a step; `shares_LE` is each expert's part as a multiple of the fair one (1: perfectly balanced)."""
+
+    shares_LE: np.ndarray
+    max_vio: float  # the busiest expert of all layers above its fair share: 0 is ideal, E - 1 the worst
+    entropy: float  # of the shares, mean over layers, 1 where all are equal and 0 where one expert gets everything
+    idle: int  # experts of all layers that got nothing
+    dropped: float  # share of the (token, slot) pairs that no expert took, because of a capacity
+
+    def record(self) -> dict[str, float]:
+        """What of it goes into the log of a step."""
+        return {"max_vio": self.max_vio, "entropy": self.entropy, "idle": self.idle, "dropped": self.dropped}
+
+
+def measure_load(counts: Sequence[Tensor], pairs: float | None = None) -> Load:
+    """From the pairs that each expert of each sparse layer got in a step: a tensor [E] for every layer, none if dense.
+
+    `pairs` is how many (token, slot) pairs a layer had to place; without it nothing counts as dropped. MaxVio is
+    arXiv 2408.15664, eq. 4. Example: counts 6, 2, 0, 0 are shares 3, 1, 0, 0: MaxVio 2, entropy 0.41, two idle.
+    """
+    if not counts:
+        return Load(np.zeros((0, 1)), 0.0, 1.0, 0, 0.0)
+    counts_LE = torch.stack([c.detach().float() for c in counts]).cpu().numpy().astype(np.float64)
+    n_experts = counts_LE.shape[1]
+    placed_L = counts_LE.sum(1)
+    p_LE = counts_LE / np.maximum(placed_L, 1e-9)[:, None]
+    entropy = 1.0
+    if n_experts > 1:
+        nats_L = -(p_LE * np.log(np.where(p_LE > 0, p_LE, 1.0))).sum(1)
+        entropy = float(nats_L.mean()) / math.log(n_experts)
+    shares_LE = p_LE * n_experts
+    dropped = max(0.0, 1 - float(placed_L.mean()) / pairs) if pairs else 0.0
+    return Load(shares_LE, float(shares_LE.max()) - 1, entropy, int((counts_LE == 0).sum()), dropped)
+
+
+def training_operations(config: ModelConfig, sequence: int) -> float:
+    """Floating-point operations that training does per token of a row of `sequence`: three times those of a forward
+    pass, since the backward pass multiplies by every weight twice.
+
+    6 per active weight in a product plus 12 · layers · heads · head width for each key that a query sees; a causal row
+    of S sees (S + 1) / 2 on average, fewer with a window. What recompute adds is not counted, nor are experts that a
+    token did not use: the share of the peak is of useful work.
+    """
+    return 3 * (operations_per_token(config) + _per_key(config) * _mean_keys(sequence, config.sliding_window))
+
+
+def _per_key(config: ModelConfig) -> int:
+    return operations_per_token(config, 1) - operations_per_token(config, 0)
+
+
+def _mean_keys(sequence: int, window: int | None) -> float:
+    """Keys that a query of a causal row sees, mean over the row. Example: a row of 4 with a window of 2 is 7 / 4."""
+    seen = min(sequence, window or sequence)
+    return (seen * (seen + 1) / 2 + (sequence - seen) * seen) / sequence
+
+
+class Speed:
+    """Tokens per second over the last `window` steps, so that one slow step does not make the figure jump."""
+
+    def __init__(self, window: int = 20):
+        self._steps: deque[tuple[int, float]] = deque(maxlen=window)
+
+    def add(self, tokens: int, seconds: float) -> float:
+        """The speed after one more step."""
+        self._steps.append((tokens, seconds))
+        return self.tokens_per_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        seconds = sum(s for _, s in self._steps)
+        return sum(n for n, _ in self._steps) / seconds if seconds else 0.0
