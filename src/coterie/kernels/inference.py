@@ -20,14 +20,15 @@ _BLOCK = 1 << 18  # elements: 1 MB in float32
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """As `reference.rms_norm`."""
     T, D = x_TD.shape
+    dtype = torch.promote_types(x_TD.dtype, torch.float32)
     if T == 1:
-        norm: float = torch.linalg.vector_norm(x_TD, dtype=torch.float32).item()
+        norm: float = torch.linalg.vector_norm(x_TD, dtype=dtype).item()
         factor: float = (norm * norm / D + eps) ** -0.5
         return (x_TD * factor).mul_(weight_D)
     y_TD = torch.empty_like(x_TD)
     n = max(1, _BLOCK // D)
     for x_nD, y_nD in zip(torch.split(x_TD, n), torch.split(y_TD, n), strict=True):
-        norm_n1 = torch.linalg.vector_norm(x_nD, dim=1, keepdim=True, dtype=torch.float32)
+        norm_n1 = torch.linalg.vector_norm(x_nD, dim=1, keepdim=True, dtype=dtype)
         y_nD.copy_(x_nD * norm_n1.square_().div_(D).add_(eps).rsqrt_()).mul_(weight_D)
     return y_TD
 

@@ -1,8 +1,8 @@
 """Every operation in plain torch: the specification that faster kernels are compared with.
 
 Shapes: T tokens, D model width, N output width, P head width, H query heads, G key/value heads, S new positions,
-C positions in the cache, F expert width, K experts a token. Norms, softmax and rotary run in float32 whatever the
-inputs are.
+C positions in the cache, F expert width, K experts a token. Norms, softmax and sums over experts run in float32, or in
+float64 where the inputs are that; the angles of the rotary embedding are float32 always.
 """
 
 import functools
@@ -21,12 +21,18 @@ __all__ = [
     "rotary_tables",
     "rotate",
     "route",
+    "wide",
 ]
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32, or as it is in float64: what norms, routers and sums are computed in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x²) + eps) · weight (arXiv 1910.07467), the quotient rounded to x's dtype before the product."""
-    if x_TD.dtype == torch.float32:
+    if x_TD.dtype in (torch.float32, torch.float64):
         return functional.rms_norm(x_TD, weight_D.shape, weight_D, eps)
     return weight_D * functional.rms_norm(x_TD.float(), weight_D.shape, None, eps).to(x_TD.dtype)
 
@@ -73,11 +79,12 @@ def attention(q_BSHP: Tensor, k_BCGP: Tensor, v_BCGP: Tensor, mask_BSC: Tensor |
 
 
 def route(x_TD: Tensor, weight_ED: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Float32 logits, the K largest (the lowest id among equals), their softmax, over all of them unless renormalised.
+    """Logits, the K largest (the lowest id among equals), their softmax, over all of them unless renormalised.
 
     -> ids int32 [T, K], weights float32 [T, K], logits float32 [T, E] (arXiv 2401.04088, section 2.1).
     """
-    logits_TE = functional.linear(x_TD.float(), weight_ED)
+    x_TD = wide(x_TD)
+    logits_TE = functional.linear(x_TD, weight_ED.to(x_TD.dtype))
     sorted_TE, order_TE = logits_TE.sort(dim=-1, descending=True, stable=True)
     kept_TK = sorted_TE.narrow(1, 0, top_k)
     return order_TE.narrow(1, 0, top_k).to(torch.int32), kept_weights(kept_TK, logits_TE, renormalise), logits_TE
@@ -96,7 +103,7 @@ def gated_ffn(x_TD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor) -> Tensor:
 
 def combine(out_TKD: Tensor, weights_TK: Tensor) -> Tensor:
     """Σ over slots 0..K-1, in that order and in float32, of weight · output; rounded to the dtype of the outputs."""
-    y_TD = out_TKD[:, 0].float() * weights_TK[:, 0, None]
+    y_TD = wide(out_TKD[:, 0]) * weights_TK[:, 0, None]
     for slot in range(1, out_TKD.shape[1]):
-        y_TD = torch.addcmul(y_TD, out_TKD[:, slot].float(), weights_TK[:, slot, None])
+        y_TD = torch.addcmul(y_TD, wide(out_TKD[:, slot]), weights_TK[:, slot, None])
     return y_TD.to(out_TKD.dtype)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.kernels import combine, gated_ffn, sparse_ffn
+from coterie.kernels.reference import wide
 from coterie.routing import Assignment
 
 __all__ = ["Experts"]
@@ -78,9 +79,9 @@ class Experts(nn.Module):
     def _one_token(self, x_1D: Tensor, routing: Assignment) -> Tensor:
         """The same for a single token, without sorting."""
         (ids,), (weights,) = routing.ids_TK.tolist(), routing.weights_TK.tolist()
-        y_1D = torch.zeros(x_1D.shape, dtype=torch.float32, device=x_1D.device)
+        y_1D = torch.zeros_like(wide(x_1D))
         gate_up, down = self.gate_up, self.down
         for e, weight in zip(ids, weights, strict=True):
             if e >= 0:
-                y_1D.add_(gated_ffn(x_1D, gate_up[e], down[e]).float(), alpha=weight)
+                y_1D.add_(wide(gated_ffn(x_1D, gate_up[e], down[e])), alpha=weight)
         return y_1D.to(x_1D.dtype)
