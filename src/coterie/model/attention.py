@@ -43,18 +43,34 @@ def window_mask(query_S: Tensor, key_C: Tensor, window: int | None) -> Tensor:
 
 
 class WholeSequences:
-    """The cache of a teacher-forced pass: T is B whole sequences of equal length, nothing is kept."""
+    """The cache of a teacher-forced pass: T is B whole sequences of equal length, nothing is kept.
 
-    def __init__(self, n_sequences: int, window: int | None):
-        self.n_sequences, self.window = n_sequences, window
+    `documents_BS` (any integers) says which document each position belongs to: none looks into another one then. Its
+    positions stay those of the row, which rotary attention, being relative, cannot tell from a start at 0.
+    """
+
+    def __init__(self, n_sequences: int, window: int | None, documents_BS: Tensor | None = None):
+        self.n_sequences, self.window, self.documents_BS = n_sequences, window, documents_BS
+        self._mask_BSC: Tensor | None = None  # the same in every layer
 
     def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> Sequence[Segment]:
         k_BSGP, v_BSGP = (t.view(self.n_sequences, -1, *t.shape[1:]) for t in (k_TGP, v_TGP))
-        S = k_BSGP.shape[1]
-        if self.window is None or self.window >= S:
-            return [Segment(0, len(k_TGP), k_BSGP, v_BSGP, None, True)]
-        at = torch.arange(S, device=k_TGP.device)
-        return [Segment(0, len(k_TGP), k_BSGP, v_BSGP, window_mask(at, at, self.window), False)]
+        mask_BSC = self._mask(k_BSGP.shape[1], k_TGP.device)
+        return [Segment(0, len(k_TGP), k_BSGP, v_BSGP, mask_BSC, mask_BSC is None)]
+
+    def _mask(self, S: int, device: torch.device) -> Tensor | None:
+        """None where all that a causal mask leaves may be seen."""
+        if self.documents_BS is None and (self.window is None or self.window >= S):
+            return None
+        if self._mask_BSC is not None:
+            return self._mask_BSC
+        at = torch.arange(S, device=device)
+        visible = window_mask(at, at, self.window)
+        if self.documents_BS is not None:
+            document_BS = self.documents_BS.view(self.n_sequences, S)
+            visible = visible & (document_BS[:, :, None] == document_BS[:, None, :])
+        self._mask_BSC = visible
+        return visible
 
     def attend(self, layer: int, qkv: Tensor, rotary: Rotary, n_kv_heads: int) -> Tensor:
         return attend_segments(self, layer, qkv, rotary, n_kv_heads)
