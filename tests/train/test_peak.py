@@ -9,15 +9,11 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_product_does_not_run_far_above_the_peak(dtype: torch.dtype) -> None:
-    peak = matrix_peak(dtype, CPU)
-    left = torch.ones(512, 512, dtype=dtype)
-    best = float("inf")
-    for _ in range(5):
-        started = time.perf_counter()
-        left @ left
-        best = min(best, time.perf_counter() - started)
-    assert peak > 1e8 and 2 * 512**3 / best < 3 * peak  # the machine may have been busy in between
+def test_in_half_a_second_and_without_touching_the_random_numbers(dtype: torch.dtype) -> None:
+    before, started = torch.get_rng_state(), time.perf_counter()
+    assert 1e8 < matrix_peak(dtype, CPU) < 1e16
+    assert time.perf_counter() - started < 5  # 0.3 s on a machine that does nothing else
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_measured_once_and_quickly() -> None:

@@ -27,7 +27,7 @@ def matrix_peak(dtype: torch.dtype, device: torch.device, seconds: float = 0.3) 
         while n <= largest and time.perf_counter() < ends:
             taken = _fastest(n, dtype, device, seconds / 4)
             best = max(best, 2 * n**3 / taken)
-            if taken > seconds / 32:  # the next size takes eight times as long
+            if taken > seconds / 10:  # the next size takes eight times as long
                 break
             n *= 2
     return best
