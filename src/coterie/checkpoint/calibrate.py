@@ -10,11 +10,8 @@ from dataclasses import replace
 import torch
 from torch.nn import functional
 
-from coterie.checkpoint.convert_plan import Report, Work
-from coterie.checkpoint.numbers import FILE_DTYPES, as_torch
+from coterie.checkpoint.by_name import TensorReader
 from coterie.checkpoint.opened import Checkpoint
-from coterie.checkpoint.packed_plain import plan_any
-from coterie.checkpoint.pieces import Files
 from coterie.device import choose_dtype
 from coterie.errors import DataError
 from coterie.kernels import rms_norm, rotary_tables
@@ -39,25 +36,21 @@ def measure_importance(checkpoint: Checkpoint, ids: Sequence[int], progress: Pro
         raise DataError("the calibration text is empty; expected a text like those that the model is for")
     c, importance = checkpoint.config, Importance()
     dtype = choose_dtype("auto", checkpoint.file_dtype, "cpu")
-    works: dict[str, list[Work]] = {}
-    for work in plan_any(checkpoint, "huggingface", lambda _, e: e.dtype if e.dtype in FILE_DTYPES else "F32"):
-        works.setdefault(work.place.name, []).append(work)
-    report = Report(progress, checkpoint.nbytes)
-    with Files(checkpoint.files) as files:
+    with TensorReader(checkpoint, progress) as reader:
         embed = torch.empty(c.vocab_size, c.hidden_size, dtype=dtype)
-        _fill(embed, works["embed"], files, report)
+        reader.fill("embed", embed)
         hidden = [functional.embedding(window, embed) for window in _windows(ids, c.bos_token_id or 0)]
         for i in range(c.num_hidden_layers):
             one = Transformer(replace(c, num_hidden_layers=1), dtype)
             for name, tensor in one.tensors().items():
                 if name.startswith("layers.0."):
-                    _fill(tensor, works[name.replace("layers.0.", f"layers.{i}.", 1)], files, report)
+                    reader.fill(name.replace("layers.0.", f"layers.{i}.", 1), tensor)
             block = observe(one.layers[0], f"layers.{i}", importance)
             for at, x_SD in enumerate(hidden):
                 rotary = rotary_tables(torch.arange(len(x_SD)), c.head_dim, c.rope_theta, dtype)
                 hidden[at], _ = block(x_SD, rotary, WholeSequences(1, c.sliding_window), None)
         norm = torch.empty(c.hidden_size, dtype=dtype)
-        _fill(norm, works["norm"], files, report)
+        reader.fill("norm", norm)
     for x_SD in hidden:
         importance.add("embed" if c.tie_word_embeddings else "head", rms_norm(x_SD, norm, c.rms_norm_eps))
     return importance
@@ -66,13 +59,3 @@ def measure_importance(checkpoint: Checkpoint, ids: Sequence[int], progress: Pro
 def _windows(ids: Sequence[int], bos: int) -> list[torch.Tensor]:
     kept = torch.tensor(list(ids[:CALIBRATION_TOKENS]))
     return [torch.cat((torch.tensor([bos]), window[:-1])) for window in kept.split(_WINDOW)]  # type: ignore[no-untyped-call]
-
-
-def _fill(tensor: torch.Tensor, works: list[Work], files: Files, report: Report) -> None:
-    flat = tensor.view(-1)
-    for work in works:
-        at = work.place.first
-        for raw in work.contents(files, report):
-            piece = as_torch(raw, work.dtype)
-            flat[at : at + len(piece)] = piece
-            at += len(piece)
