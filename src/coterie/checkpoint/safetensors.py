@@ -10,9 +10,9 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -123,11 +123,16 @@ def _require_length(path: Path, header: dict[str, Any], start: int, n_data: int)
 
 
 def write_file(
-    path: Path, specs: Sequence[TensorSpec], pieces: Iterable[Any], metadata: Mapping[str, str] | None = None
+    path: Path,
+    specs: Sequence[TensorSpec],
+    pieces: Iterable[Any],
+    metadata: Mapping[str, str] | None = None,
+    seen: Callable[[Any], None] | None = None,
 ) -> None:
     """Write `specs` and then their bytes, given as buffers in that order, cut anywhere.
 
     The file appears under its name only when it is whole and on the disk; whatever goes wrong, no part of it stays.
+    `seen` gets every buffer as it is in memory, the header included: what a digest needs that trusts no disk.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata or {"format": "pt"})}
     end = 0
@@ -137,9 +142,10 @@ def write_file(
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     raw += b" " * (-len(raw) % 8)
     with new_file(path) as f:
-        f.write(len(raw).to_bytes(8, "little") + raw)
-        for piece in pieces:
+        for piece in chain((len(raw).to_bytes(8, "little") + raw,), pieces):
             f.write(piece)
+            if seen is not None:
+                seen(piece)
         assert f.tell() == 8 + len(raw) + end, f"{path}: wrote {f.tell()} bytes, announced {8 + len(raw) + end}"
 
 
