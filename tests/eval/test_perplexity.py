@@ -7,7 +7,7 @@ from coterie.config import ModelConfig
 from coterie.errors import DataError
 from coterie.eval.perplexity import score_tokens
 from coterie.model import Transformer
-from coterie.train.loop import initialise
+from coterie.train.initialise import initialise
 
 TINY = ModelConfig(
     vocab_size=32, hidden_size=16, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,

@@ -8,7 +8,7 @@ from coterie.config import ModelConfig
 from coterie.model import Transformer, attention
 from coterie.model.attention import WholeSequences
 from coterie.train.induction import plant_induction_heads
-from coterie.train.loop import initialise
+from coterie.train.initialise import initialise
 
 
 def model(is_planted: bool, **fields: int | None) -> Transformer:

@@ -12,7 +12,8 @@ from coterie.errors import CheckpointError, CoterieError
 from coterie.eval.perplexity import score_tokens
 from coterie.model import Transformer
 from coterie.train.data import Batches, TokenFile
-from coterie.train.loop import Trainer, muon_matrices
+from coterie.train.initialise import muon_matrices
+from coterie.train.loop import Trainer
 from coterie.train.recipe import Balance, Data, Recipe, Run, Train
 from coterie.train.state import load_state, save_state
 

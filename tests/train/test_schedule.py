@@ -20,3 +20,11 @@ def test_half_way_and_end() -> None:
     assert rate(109, "linear") == pytest.approx(0.02)
     assert rate(109, "cosine") < 0.001
     assert rate(109, "constant") == 2.0
+
+
+def test_warm_up_stable_decay() -> None:
+    """With 110 steps, a fifth of them decaying: the peak up to step 88, half of it after 11 more."""
+    assert rate(88, "wsd") == pytest.approx(2.0)
+    assert rate(99, "wsd") == pytest.approx(1.0)
+    assert rate(109, "wsd") == pytest.approx(2.0 / 22)
+    assert learning_rate(5, steps=10, warmup=0, peak=1.0, schedule="wsd", decay=0.0) == 1.0

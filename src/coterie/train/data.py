@@ -147,9 +147,16 @@ class Batches:
                 rows[mine, 1] = np.concatenate(orders)[: len(mine)]
         return rows
 
+    def sequence(self, step: int) -> int:
+        """The length of the sequences of a step."""
+        return self.plan[self._phase(step)][1]
+
+    def _phase(self, step: int) -> int:
+        return max(i for i, (start, _) in enumerate(self.plan) if start <= step)
+
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """ids_BS and targets_BS (int64) of a step: row = [BOS, window without its last], target = window."""
-        phase = max(i for i, (start, _) in enumerate(self.plan) if start <= step)
+        phase = self._phase(step)
         first, length = self.plan[phase]
         n_rows = self.tokens // length
         at = (step - first) * n_rows

@@ -44,14 +44,19 @@ class MasterOptimizer:
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self._adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, fused=True)
 
+    def collect(self) -> None:
+        """Add the gradients of a micro-batch to those of the masters: in bfloat16 the small ones would be lost."""
+        for _, p, master in self._pairs:
+            if p is not master and p.grad is not None:
+                master.grad = p.grad.float() if master.grad is None else master.grad.add_(p.grad)
+                p.grad = None
+
     def step(self, lr: float, clip: float) -> float:
         """Clip to a global norm of `clip`, update, empty the gradients; returns the norm before clipping.
 
         Where that norm is not finite nothing is updated: one NaN would spoil every weight.
         """
-        for _, p, master in self._pairs:
-            if p is not master:
-                master.grad = None if p.grad is None else p.grad.float()
+        self.collect()
         norm = float(nn.utils.clip_grad_norm_([m for _, _, m in self._pairs], clip))
         if math.isfinite(norm):
             for group in self._adam.param_groups:

@@ -65,6 +65,8 @@ class Train:
     betas: tuple[float, float] = _key(TWO_NUMBERS, (0.9, 0.95))
     warmup: int = _key(WHOLE, 100)
     schedule: str = _key(TEXT, "linear")
+    decay: float = _key(NUMBER, 0.2)  # share of the steps in which the schedule "wsd" falls
+    recompute: bool = _key(YES_NO, False)  # keep only the input of each block and compute the rest again: less memory
     weight_decay: float = _key(NUMBER, 0.1)
     clip: float = _key(NUMBER, 1.0)
 
@@ -118,7 +120,7 @@ _SECTIONS: dict[str, type] = {
 }  # fmt: skip
 _ONLY = {
     ("train", "optimizer"): ("adamw", "muon"),
-    ("train", "schedule"): ("linear", "cosine", "constant"),
+    ("train", "schedule"): ("linear", "cosine", "constant", "wsd"),
     ("train", "dtype"): ("auto", "float32", "bfloat16"),
     ("router", "kind"): ("topk",),
     ("balance", "scope"): ("batch",),
@@ -191,6 +193,8 @@ def _check_bounds(recipe: Recipe, path: Path) -> None:
             value = getattr(getattr(recipe, section), key)
             if value < 0:
                 raise RecipeError(f"{path}: [{section}] {key} is {value}, expected 0 or more")
+    if not 0 <= recipe.train.decay <= 1:
+        raise RecipeError(f"{path}: [train] decay is {recipe.train.decay}, expected a share from 0 to 1")
     if not all(0 <= beta < 1 for beta in recipe.train.betas):
         raise RecipeError(
             f"{path}: [train] betas is {list(recipe.train.betas)}, expected two numbers from 0 to below 1"

@@ -1,0 +1,175 @@
+"""What `coterie train` does with a recipe: tokenizer, tokens, trainer, scores, and the model's folder at the end."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coterie.cli.output import note, progress
+
+if TYPE_CHECKING:
+    from coterie.model import Transformer
+    from coterie.tokenizer.protocol import Tokenizer
+    from coterie.train.data import TokenFile
+    from coterie.train.loop import Trainer
+    from coterie.train.recipe import Recipe
+
+__all__ = ["forget", "run_recipe"]
+
+
+def run_recipe(plan: "Recipe", folder: Path, steps: int | None = None) -> dict[str, Any] | None:
+    """Train to the end or to step `steps`, going on where an earlier call stopped; the scores of the valid files.
+
+    None where the run stopped before its end.
+    """
+    from coterie.train.memory import keep_freed_memory
+
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer, valid, tokenizer_dir = assemble(plan, folder)
+    if trainer.resume():
+        note(f"resuming at step {trainer.step} of {plan.train.steps}")
+    keep_freed_memory()
+    trainer.run(until=steps)
+    if trainer.step < plan.train.steps:
+        note(f"stopped at step {trainer.step} of {plan.train.steps}; the same command goes on")
+        return None
+    trainer.model.eval()
+    final = {f.name: score(trainer.model, f, longest_window(plan)) for f in valid}
+    save_model(trainer, tokenizer_dir, folder / "model")
+    (folder / "scores.json").write_text(json.dumps(final, indent=1) + "\n")
+    return final
+
+
+def forget(folder: Path) -> None:
+    """Remove what a run left, and nothing else: `--out` may name a folder that holds more."""
+    if not any((folder / name).exists() for name in ("log.jsonl", "state.safetensors", "tokens")):
+        return
+    for name in ("log.jsonl", "state.safetensors", "scores.json"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("tokenizer", "tokens", "model"):
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
+
+
+def assemble(plan: "Recipe", folder: Path) -> "tuple[Trainer, list[TokenFile], Path]":
+    from coterie.config import ModelConfig
+    from coterie.device import choose_device, choose_dtype
+    from coterie.errors import RecipeError
+    from coterie.tokenizer.load import load_tokenizer
+    from coterie.train.data import Batches
+    from coterie.train.loop import Trainer
+
+    tokenizer_dir = _tokenizer(plan, folder)
+    tokenizer = load_tokenizer(tokenizer_dir)
+    fields = {"vocab_size": tokenizer.vocab_size, "bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    device = choose_device("auto")
+    dtype = choose_dtype(plan.train.dtype, "bfloat16", device)
+    named = {"torch_dtype": str(dtype).removeprefix("torch.")}
+    config = ModelConfig.from_fields(fields | named | plan.model, where="[model]")
+    if config.vocab_size < tokenizer.vocab_size:
+        raise RecipeError(
+            f"[model] vocab_size is {config.vocab_size} and {tokenizer_dir} has {tokenizer.vocab_size} pieces; "
+            "leave it out, and it is taken from the tokenizer"
+        )
+    train, valid = (_tokens(paths, tokenizer, folder) for paths in (plan.data.files, plan.data.valid))
+    t, sequence_plan = plan.train, plan.sequence_plan()
+    tokens = t.batch * sequence_plan[0][1]
+    bos = config.bos_token_id or 0
+    batches = Batches(train, plan.data.weights, sequence_plan, t.steps, tokens, bos, t.seed)
+    _warn_reuse(train, t.steps * tokens)
+
+    def evaluate(model: "Transformer") -> dict[str, float]:
+        return {f.name: score(model, f, longest_window(plan), max_windows=8)["bits_per_byte"] for f in valid}
+
+    return Trainer(plan, config, batches, dtype, device, folder, evaluate, _report(plan)), valid, tokenizer_dir
+
+
+def _warn_reuse(files: "list[TokenFile]", wanted: int) -> None:
+    there = sum(len(f.ids) for f in files)
+    note(f"{wanted:,} tokens to train on, {there:,} in the files: {wanted / there:.2f} epochs")
+
+
+def _tokenizer(plan: "Recipe", folder: Path) -> Path:
+    """The folder of the tokenizer the recipe names, trained first where it asks for that."""
+    from coterie.tokenizer.export import write_huggingface_tokenizer
+    from coterie.tokenizer.training import train_sentencepiece
+    from coterie.train.data import read_mixture
+    from coterie.train.recipe import expand_path
+
+    wanted = plan.data.tokenizer
+    if isinstance(wanted, str):
+        return expand_path(wanted)
+    target = folder / "tokenizer"
+    if (target / "tokenizer.model").exists():
+        _check_vocabulary(target, wanted["vocab_size"])
+    else:
+        note(f"training a vocabulary of {wanted['vocab_size']} pieces")
+        target.mkdir(parents=True, exist_ok=True)
+        texts = read_mixture([expand_path(name) for name in plan.data.files], plan.data.weights)
+        train_sentencepiece(texts, wanted["vocab_size"], target / "tokenizer.model.partial")
+        write_huggingface_tokenizer(target / "tokenizer.model.partial", target)
+        (target / "tokenizer.model.partial").rename(target / "tokenizer.model")
+    return target
+
+
+def _check_vocabulary(folder: Path, wanted: int) -> None:
+    from coterie.errors import RecipeError
+    from coterie.tokenizer.load import load_tokenizer
+
+    found = load_tokenizer(folder).vocab_size
+    if found != wanted:
+        raise RecipeError(
+            f"{folder} has {found} pieces from an earlier run and the recipe asks for {wanted}; choose another "
+            "[run] out, or start again with --fresh"
+        )
+
+
+def _tokens(names: tuple[str, ...], tokenizer: "Tokenizer", folder: Path) -> "list[TokenFile]":
+    from coterie.train.data import tokenize_file
+    from coterie.train.recipe import expand_path
+
+    files = []
+    for name in names:
+        path = expand_path(name)
+        with progress(f"tokenising {path.name}") as report:
+            files.append(tokenize_file(path, tokenizer, folder / "tokens", report))
+        note(f"{files[-1].name}: {len(files[-1].ids):,} tokens, {files[-1].n_bytes:,} bytes")
+    return files
+
+
+def _report(plan: "Recipe") -> Any:
+    def report(r: dict[str, Any]) -> None:
+        if r["step"] % 10 == 0 or "valid" in r:
+            left = (plan.train.steps - r["step"]) * r["seconds"] / (r["step"] + 1) / 60
+            line = f"step {r['step']}/{plan.train.steps}  loss {r['loss']:.3f}  balance {r['balance']:.3f}"
+            line += f"  max load +{r['max_vio']:.0%}  {r['tokens_per_s']:,.0f} tok/s  {left:.0f} min left"
+            note(line)
+        if "valid" in r:
+            note("  bits per byte: " + "  ".join(f"{k} {v:.3f}" for k, v in r["valid"].items()))
+
+    return report
+
+
+def longest_window(plan: "Recipe") -> int:
+    """The longest sequence the model was trained on: beyond it a score would measure something else."""
+    return max(length for _, length in plan.sequence_plan())
+
+
+def score(model: "Transformer", file: "TokenFile", window: int, max_windows: int | None = None) -> dict[str, Any]:
+    from coterie.eval.perplexity import score_tokens
+
+    batch = max(1, 4096 // window)  # windows at a time: as many tokens as keep a core busy
+    with progress(f"scoring {file.name}", unit="windows") as report:
+        score = score_tokens(model, file.ids, window=window, batch=batch, max_windows=max_windows, progress=report)
+    bytes_per_token = file.n_bytes / len(file.ids)
+    return {"bits_per_byte": score.bits_per_byte(bytes_per_token), "tokens": score.n_tokens, "shares": score.shares()}
+
+
+def save_model(trainer: "Trainer", tokenizer_dir: Path, target: Path) -> None:
+    from coterie.checkpoint.huggingface import save_huggingface
+    from coterie.tokenizer.load import tokenizer_files
+
+    model = trainer.model
+    files = tokenizer_files(tokenizer_dir)
+    dtype = model.config.torch_dtype
+    save_huggingface(target, model.config, model.tensors(), dtype=dtype, extra_files=files, replace=True)
