@@ -7,7 +7,8 @@ import torch
 
 from coterie.config import ModelConfig
 from coterie.sizes import active_parameters
-from coterie.train.telemetry import Speed, measure_load, training_operations
+from coterie.train.recipe import Data, Recipe, Train
+from coterie.train.telemetry import Speed, Telemetry, measure_load, training_operations
 
 CONFIG = ModelConfig(
     vocab_size=64, hidden_size=16, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,
@@ -65,6 +66,26 @@ def test_speed_is_a_mean_over_the_last_steps() -> None:
     assert speed.add(100, 1.0) == 100.0
     assert speed.add(100, 3.0) == 50.0
     assert speed.add(100, 1.0) == 50.0  # the first is forgotten
+
+
+def test_a_record_is_completed() -> None:
+    telemetry = Telemetry(Recipe(model={}, data=Data(files=("x",)), train=Train(steps=99)), CONFIG, peak=1e9)
+    record = {"step": 0, "sequence": 4, "loss": 3.0, "grad_norm": 1.0}
+    telemetry.add(record, [torch.full((4,), 50.0)] * 2, tokens=200, seconds=0.5)
+    rate = 400 * training_operations(CONFIG, 4)
+    assert record["tokens_per_s"] == 400 and record["operations_per_s"] == pytest.approx(rate)
+    assert record["peak_share"] == pytest.approx(rate / 1e9)
+    assert record["dropped"] == 0.5 and record["max_vio"] == 0.0 and "alarms" not in record
+
+
+def test_alarms_are_recorded() -> None:
+    telemetry = Telemetry(Recipe(model={}, data=Data(files=("x",)), train=Train(steps=99)), CONFIG, peak=1e9)
+    said = []
+    for step in range(99):
+        record = {"step": step, "sequence": 4, "loss": 3.0, "grad_norm": 1.0}
+        telemetry.add(record, [torch.tensor([9.0, 9.0, 9.0, 0.0])] * 2, tokens=200, seconds=0.5)
+        said += record.get("alarms", [])
+    assert len(said) == 1 and said[0].startswith("experts 3 of layer 0, 3 of layer 1 got no token")
 
 
 def test_telemetry_of_mixtral_takes_less_than_a_millisecond() -> None:

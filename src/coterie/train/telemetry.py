@@ -8,6 +8,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from coterie.config import ModelConfig
 from coterie.sizes import operations_per_token
+from coterie.train.alarms import Alarms
+from coterie.train.recipe import Recipe
 
-__all__ = ["Load", "Speed", "measure_load", "training_operations"]
+__all__ = ["Load", "Speed", "Telemetry", "measure_load", "training_operations"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +94,32 @@ class Speed:
     def tokens_per_s(self) -> float:
         seconds = sum(s for _, s in self._steps)
         return sum(n for n, _ in self._steps) / seconds if seconds else 0.0
+
+
+class Telemetry:
+    """What the record of each step gets beside its losses: load, speed, the share of the peak, alarms.
+
+    `peak` is the operations per second of all that the run computes on together (`train/peak.py`).
+    """
+
+    def __init__(self, recipe: Recipe, config: ModelConfig, peak: float):
+        self._config, self._peak = config, peak
+        self._alarms = Alarms(recipe.train, recipe.balance)
+        self._operations: dict[int, float] = {}  # per token, by the length of a row
+
+    def add(self, record: dict[str, Any], counts: Sequence[Tensor], tokens: int, seconds: float) -> None:
+        """Complete the record of a step of `tokens` tokens that took `seconds`; it has `loss` and `grad_norm`.
+
+        `counts`: the pairs that each expert got, a tensor [E] for every sparse layer.
+        """
+        load = measure_load(counts, tokens * self._config.num_experts_per_tok)
+        sequence = record["sequence"]
+        if sequence not in self._operations:
+            self._operations[sequence] = training_operations(self._config, sequence)
+        record |= load.record()
+        record["tokens_per_s"] = tokens / seconds
+        record["operations_per_s"] = record["tokens_per_s"] * self._operations[sequence]
+        record["peak_share"] = record["operations_per_s"] / self._peak
+        alarms = self._alarms.check(record["step"], record["loss"], record["grad_norm"], load.shares_LE)
+        if alarms:
+            record["alarms"] = alarms
