@@ -161,3 +161,17 @@ def test_a_mixture_repeats_a_file_as_its_weight_asks(tmp_path: Path) -> None:
     assert list(read_mixture(paths, [])) == ["aaaa", "bb", "cccc"]
     assert list(read_mixture(paths, [0.1, 0.1, 0.0])) == ["aaaa", "bb", "bb"]
     assert len(list(read_mixture(paths, [1.0, 99.0, 1.0]))) == 1 + 16 + 1
+
+
+def test_rows_say_where_the_tokens_of_a_step_come_from() -> None:
+    files = [
+        TokenFile("a", np.arange(10, 110, dtype=np.uint32), 1),
+        TokenFile("b", np.arange(500, 600, dtype=np.uint32), 1),
+    ]
+    batches = Batches(files, [], [(0, 8), (2, 16)], 4, 32, 1, 0)
+    for step in range(4):
+        ids = {"a": files[0].ids, "b": files[1].ids}
+        rows, (_, targets_BS) = batches.rows(step), batches.batch(step)
+        assert len(rows) == len(targets_BS) and {r["tokens"] for r in rows} == {8 if step < 2 else 16}
+        for row, targets in zip(rows, targets_BS.tolist(), strict=True):
+            assert ids[row["file"]][row["first_token"] :][: row["tokens"]].tolist() == targets

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -156,14 +156,19 @@ class Batches:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """ids_BS and targets_BS (int64) of a step: row = [BOS, window without its last], target = window."""
+        windows = [self.files[f].ids[at : at + n].astype(np.int64) for f, at, n in self._windows(step)]
+        targets_BS = torch.from_numpy(np.stack(windows))
+        ids_BS = torch.cat((torch.full((len(windows), 1), self.bos), targets_BS[:, :-1]), 1)
+        return ids_BS, targets_BS
+
+    def rows(self, step: int) -> list[dict[str, Any]]:
+        """Where each row of a step comes from: `{"file": name, "first_token": n, "tokens": S}`."""
+        return [{"file": self.files[f].name, "first_token": at, "tokens": n} for f, at, n in self._windows(step)]
+
+    def _windows(self, step: int) -> list[tuple[int, int, int]]:
+        """File, first token and number of tokens of each row."""
         phase = self._phase(step)
         first, length = self.plan[phase]
         n_rows = self.tokens // length
-        at = (step - first) * n_rows
-        windows = [
-            self.files[f].ids[w * length : (w + 1) * length].astype(np.int64)
-            for f, w in self._phases[phase][at : at + n_rows]
-        ]
-        targets_BS = torch.from_numpy(np.stack(windows))
-        ids_BS = torch.cat((torch.full((n_rows, 1), self.bos), targets_BS[:, :-1]), 1)
-        return ids_BS, targets_BS
+        drawn = self._phases[phase][(step - first) * n_rows :][:n_rows]
+        return [(int(f), int(window) * length, length) for f, window in drawn]
