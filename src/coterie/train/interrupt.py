@@ -1,4 +1,4 @@
-"""Ctrl-C that waits until what must not be cut in two is done."""
+"""Ctrl-C and `kill` that wait until what must not be cut in two is done."""
 
 import signal
 import threading
@@ -8,18 +8,26 @@ from types import FrameType
 
 __all__ = ["interrupt_later"]
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @contextmanager
 def interrupt_later() -> Iterator[None]:
-    """Within it Ctrl-C is only noted, and raised at the end. In any other thread than the main one none arrives."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
+    """Within it a signal that somebody handles is only noted, and the first one handled at the end.
+
+    In any other thread than the main one none arrives.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     noted: list[tuple[int, FrameType | None]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: noted.append((number, frame)))
+    before = {number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, lambda number, frame: noted.append((number, frame)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-        if noted and callable(before):
-            before(*noted[0])
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if noted:
+            before[signal.Signals(noted[0][0])](*noted[0])

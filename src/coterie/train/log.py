@@ -5,17 +5,25 @@ first takes them, and a half-written last line, out of the log.
 """
 
 import json
+import math
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from coterie.checkpoint.atomic import disk_errors, new_file
 
-__all__ = ["Log"]
+__all__ = ["TIMES", "Log"]
+
+TIMES = frozenset({"seconds", "tokens_per_s", "operations_per_s", "peak_share", "alarms"})
+"""What of a record depends on the clock or on how long the process has run: two equal runs differ in it."""
 
 
 class Log:
-    """Open for one run from step `first` on; `write` reaches the operating system at once."""
+    """Open for one run from step `first` on; `write` reaches the operating system at once.
+
+    JSON has no NaN and no infinity: they are null.
+    """
 
     def __init__(self, path: Path, first: int):
         with disk_errors(path):
@@ -25,9 +33,15 @@ class Log:
         self._path = path
 
     def write(self, record: dict[str, Any]) -> None:
+        plain = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in record.items()}
         with disk_errors(self._path):
-            self._file.write((json.dumps(record) + "\n").encode())
+            self._file.write((json.dumps(plain) + "\n").encode())
             self._file.flush()
+
+    def sync(self) -> None:
+        """Force the lines to disk: a checkpoint that survives a power cut must not know more steps than the log."""
+        with disk_errors(self._path):
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> "Log":
         return self
