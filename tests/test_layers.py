@@ -13,6 +13,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 LAYERS = [
     {"errors"},
+    {"router_config"},
     {"config"},
     {"sizes", "device"},
     {"kernels", "tokenizer"},

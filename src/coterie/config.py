@@ -5,12 +5,13 @@ How each file format spells these fields is the format's business: `checkpoint/h
 """
 
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from coterie.errors import ConfigError, nearest
+from coterie.router_config import RouterConfig
 
-__all__ = ["ModelConfig"]
+__all__ = ["ModelConfig", "RouterConfig"]
 
 _LARGEST = {  # far above any published model, far below what could exhaust a machine by itself
     "vocab_size": 1 << 22,
@@ -54,11 +55,17 @@ class ModelConfig:
     bos_token_id: int | None = 1
     eos_token_id: int | tuple[int, ...] | None = 2
     torch_dtype: str = "bfloat16"
+    router: RouterConfig = field(default_factory=RouterConfig)  # its "topk_all" becomes "topk", norm_topk_prob false
     extra: dict[str, Any] = field(default_factory=dict, compare=False)  # harmless keys, kept for writing back
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "router", RouterConfig.from_fields(self.router))
+        if self.router.kind == "topk_all":
+            object.__setattr__(self, "router", replace(self.router, kind="topk"))
+            object.__setattr__(self, "norm_topk_prob", False)
         for f in fields(self):
-            self._check_type(f.name, f.type)
+            if f.name != "router":
+                self._check_type(f.name, f.type)
         if self.head_dim == 0:
             _need(self.num_attention_heads > 0, "num_attention_heads", self.num_attention_heads, "at least 1")
             _need(
@@ -112,6 +119,11 @@ class ModelConfig:
                 self.num_experts_per_tok,
                 f"at most num_local_experts {self.num_local_experts}",
             )
+            self.router.check_sizes(self.num_local_experts, self.num_experts_per_tok, self.norm_topk_prob)
+        elif not self.router.is_plain:
+            raise ConfigError(
+                f"router.kind is {self.router.kind!r}, but num_local_experts is None: a dense model has none"
+            )
         for name, ids in (("bos_token_id", [self.bos_token_id]), ("eos_token_id", self.eos_ids)):
             for i in ids:
                 if i is not None:
@@ -142,9 +154,11 @@ class ModelConfig:
             raise ConfigError(f"{where}: {e}") from None
 
     def to_fields(self) -> dict[str, Any]:
-        """The fields as plain JSON values, without `extra`."""
+        """The fields as plain JSON values, without `extra`; without `router` where it is plain."""
         values = asdict(self)
-        del values["extra"]
+        del values["extra"], values["router"]
+        if not self.router.is_plain:
+            values["router"] = self.router.to_fields()
         if isinstance(self.eos_token_id, tuple):
             values["eos_token_id"] = list(self.eos_token_id)
         return values

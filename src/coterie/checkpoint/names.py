@@ -91,7 +91,7 @@ def canonical_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]
             yield from ((f"{at}feed_forward.{n}", (F, D)) for n in ("gate", "up"))
             yield f"{at}feed_forward.down", (D, F)
         else:
-            yield f"{at}moe.router", (E, D)
+            yield from ((f"{at}moe.router{n and f'.{n}'}", shape) for n, shape in c.router.tensor_shapes(E, D).items())
             yield f"{at}moe.experts.gate_up", (E, 2 * F, D)
             yield f"{at}moe.experts.down", (E, D, F)
     yield "norm", (D,)

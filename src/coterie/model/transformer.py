@@ -4,7 +4,7 @@
 into place: `layers.0.attention.k` is a slice of the fused `qkv` weight. Shapes: T tokens, D model width, V vocabulary.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from coterie.model.experts import Experts
 from coterie.model.feedforward import FeedForward
 from coterie.model.moe import MoE
 from coterie.model.norm import Embedding, Linear, Projection, RMSNorm
-from coterie.routing import Assignment, Rows, TopKRouter
+from coterie.routing import Routing, Rows, build_router
 
 __all__ = ["Block", "Output", "Transformer"]
 
@@ -26,7 +26,7 @@ class Output:
     """`hidden_TD` before the last norm (the head includes it), and one routing per sparse layer."""
 
     hidden_TD: Tensor
-    routings: list[Assignment]
+    routings: list[Routing]
 
 
 class Block(nn.Module):
@@ -39,7 +39,7 @@ class Block(nn.Module):
 
     def forward(
         self, x_TD: Tensor, rotary: tuple[Tensor, Tensor], cache: KeyValueCache, rows: Rows | None
-    ) -> tuple[Tensor, Assignment | None]:
+    ) -> tuple[Tensor, Routing | None]:
         x_TD = add(x_TD, self.attention(x_TD, rotary, cache))
         if not self.is_sparse:
             return add(x_TD, self.feed_forward(x_TD)), None
@@ -61,17 +61,23 @@ class Transformer(nn.Module):
         def norm() -> RMSNorm:
             return RMSNorm(empty(c.hidden_size), c.rms_norm_eps)
 
-        def feed_forward() -> nn.Module:
+        def router(layer: int, n_experts: int) -> nn.Module:
+            exact = torch.float64 if dtype == torch.float64 else torch.float32
+            return build_router(
+                c.router, n_experts=n_experts, width=c.hidden_size, top_k=c.num_experts_per_tok,
+                renormalise=c.norm_topk_prob, layer=layer,
+                new_tensor=lambda *shape: torch.empty(shape, dtype=exact, device=device),
+            )  # fmt: skip
+
+        def feed_forward(layer: int) -> nn.Module:
             if c.num_local_experts is None:
                 gate_up = Projection(norm(), Linear(empty(2 * c.intermediate_size, c.hidden_size)))
                 return FeedForward(gate_up, Linear(empty(c.hidden_size, c.intermediate_size)))
-            router_weight = torch.empty((c.num_local_experts, c.hidden_size), dtype=torch.float32, device=device)
-            router = TopKRouter(router_weight, c.num_experts_per_tok, c.norm_topk_prob)
             experts = Experts(
                 empty(c.num_local_experts, 2 * c.intermediate_size, c.hidden_size),
                 empty(c.num_local_experts, c.hidden_size, c.intermediate_size),
             )
-            return MoE(norm(), router, experts)
+            return MoE(norm(), router(layer, c.num_local_experts), experts)
 
         def attention(layer: int) -> Attention:
             n_rows = (c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim
@@ -80,7 +86,7 @@ class Transformer(nn.Module):
             return Attention(layer, qkv, o, c.num_attention_heads, c.num_key_value_heads, c.head_dim)
 
         self.embed = Embedding(empty(c.vocab_size, c.hidden_size))
-        self.layers = nn.ModuleList(Block(attention(i), feed_forward()) for i in range(c.num_hidden_layers))
+        self.layers = nn.ModuleList(Block(attention(i), feed_forward(i)) for i in range(c.num_hidden_layers))
         head = Linear(self.embed.weight.data if c.tie_word_embeddings else empty(c.vocab_size, c.hidden_size))
         if c.tie_word_embeddings:
             head.weight = self.embed.weight
@@ -97,6 +103,8 @@ class Transformer(nn.Module):
         return self._data("head.norm.weight").device
 
     def forward(self, ids_T: Tensor, positions_T: Tensor, cache: KeyValueCache, rows: Rows | None = None) -> Output:
+        if self.config.router.needs_token_ids and (rows is None or rows.token_ids_T is None):
+            rows = replace(rows or Rows(), token_ids_T=ids_T)
         x_TD = self.embed(ids_T)
         angle_dtype = torch.float32 if is_native(x_TD) else x_TD.dtype
         rotary = rotary_tables(positions_T, self.config.head_dim, self.config.rope_theta, angle_dtype)
@@ -132,10 +140,17 @@ class Transformer(nn.Module):
         ff = f"{layer}.feed_forward"
         return {
             f"{layer}.moe_norm": self._data(f"{ff}.norm.weight"),
-            f"{layer}.moe.router": self._data(f"{ff}.router.weight"),
+            **self._router_tensors(layer),
             f"{layer}.moe.experts.gate_up": self._data(f"{ff}.experts.gate_up"),
             f"{layer}.moe.experts.down": self._data(f"{ff}.experts.down"),
         }
+
+    def _router_tensors(self, layer: str) -> dict[str, Tensor]:
+        """The weight, and the parameters and buffers of its own that a kind has."""
+        router = self.get_submodule(f"{layer}.feed_forward.router")
+        assert self.config.num_local_experts is not None
+        shapes = self.config.router.tensor_shapes(self.config.num_local_experts, self.config.hidden_size)
+        return {f"{layer}.moe.router{name and f'.{name}'}": getattr(router, name or "weight").data for name in shapes}
 
     def _dense_tensors(self, layer: str) -> dict[str, Tensor]:
         ff = f"{layer}.feed_forward"
