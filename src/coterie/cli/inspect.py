@@ -14,6 +14,7 @@ from coterie.checkpoint.folder import not_a_model, open_checkpoint, read_model_c
 from coterie.checkpoint.hub import DEMO
 from coterie.checkpoint.opened import Checkpoint
 from coterie.checkpoint.safetensors import Entry, read_entries
+from coterie.cli.inspect_against import print_likeness
 from coterie.cli.inspect_text import print_description
 from coterie.cli.model_argument import model_argument, resolve_model
 from coterie.cli.output import print_json, print_markdown, print_table, printable
@@ -31,19 +32,24 @@ _EXAMPLES = """\b
 Examples:
   coterie inspect demo
   coterie inspect mixtral/config.json --json
-  coterie inspect mistralai/Mixtral-8x7B-v0.1 --tensors"""
+  coterie inspect mistralai/Mixtral-8x7B-v0.1 --tensors
+  coterie inspect mistralai/Mixtral-8x7B-v0.1 --against mistralai/Mistral-7B-v0.1"""
 
 
 @click.command(epilog=_EXAMPLES)
 @model_argument
 @click.option("--tensors", is_flag=True, help="List the tensors of the weight files: name, shape, dtype.")
+@click.option("--against", metavar="DENSE", help="How alike each expert and the blocks of this dense model are.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def command(model: str, tensors: bool, as_json: bool) -> None:
+def command(model: str, tensors: bool, against: str | None, as_json: bool) -> None:
     """Read off a checkpoint what it is, and what of it fits this machine.
 
     MODEL is a folder, a .gguf file, a bare config.json or params.json, org/name in the Hugging Face cache, or demo.
     """
     path = resolve_model(model)
+    if against is not None:
+        print_likeness(path, resolve_model(against), as_json)
+        return
     if path.suffix == ".safetensors" and path.is_file() and tensors:
         _print_tensors(read_entries(path), as_json, {"model": str(path)})
         return

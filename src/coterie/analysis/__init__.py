@@ -1,0 +1,1 @@
+"""What weights and routing say about a model; nothing here changes one."""
