@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from coterie.cli.output import print_json, print_table, printable, progress
 
@@ -63,5 +63,5 @@ def _rows(layers: "list[LayerLikeness]") -> list[tuple[str, ...]]:
     return rows
 
 
-def _mean(values: list[Any]) -> float:
+def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
