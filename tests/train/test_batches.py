@@ -1,0 +1,138 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coterie.errors import DataError
+from coterie.train.batches import Batches
+from coterie.train.tokens import TokenFile
+
+
+def files(*lengths: int) -> list[TokenFile]:
+    ends = np.cumsum((0, *lengths))
+    return [
+        TokenFile(f"f{i}", np.arange(a, b, dtype=np.uint32), 1) for i, (a, b) in enumerate(itertools.pairwise(ends))
+    ]
+
+
+def test_every_window_comes_once_before_any_comes_twice() -> None:
+    batches = Batches(files(64, 32), [], [(0, 8)], steps=6, tokens=16, bos=999, seed=1)
+    windows = [int(t[0]) for step in range(6) for t in batches.batch(step).targets_BS]
+    assert len(windows) == 12 == len(set(windows))
+
+
+@given(
+    lengths=st.lists(st.integers(4, 60), min_size=1, max_size=4),
+    n_rows=st.integers(1, 5),
+    steps=st.integers(1, 30),
+    seed=st.integers(0, 2**63),
+    with_weights=st.booleans(),
+)
+def test_each_file_is_gone_through_in_epochs(
+    lengths: list[int], n_rows: int, steps: int, seed: int, with_weights: bool
+) -> None:
+    """Of the rows of one file every run of as many as it has windows holds each window once."""
+    length, weights = 4, [float(i + 1) for i in range(len(lengths))] if with_weights else []
+    batches = Batches(files(*lengths), weights, [(0, length)], steps, n_rows * length, 0, seed)
+    rows = [row for step in range(steps) for row in batches.rows(step)]
+    assert len(rows) == steps * n_rows
+    for i, n in enumerate(lengths):
+        mine = [row["first_token"] // length for row in rows if row["file"] == f"f{i}"]
+        epochs = [mine[at : at + n // length] for at in range(0, len(mine), n // length)]
+        for epoch in epochs[:-1]:
+            assert sorted(epoch) == list(range(n // length))
+        assert len(set(epochs[-1])) == len(epochs[-1]) if epochs else True
+
+
+def test_rows_start_with_bos_and_targets_are_the_next_ids() -> None:
+    ids_BS, targets_BS, documents_BS = Batches(files(64), [], [(0, 8)], 4, 16, 999, 0).batch(2)
+    assert ids_BS.shape == targets_BS.shape == (2, 8) and documents_BS is None
+    assert ids_BS.dtype == targets_BS.dtype == torch.int64
+    assert (ids_BS[:, 0] == 999).all() and torch.equal(ids_BS[:, 1:], targets_BS[:, :-1])
+
+
+def test_phases_keep_the_tokens_of_a_step() -> None:
+    batches = Batches(files(256), [], [(0, 8), (3, 32)], 5, 32, 0, 0)
+    assert [tuple(batches.batch(s).ids_BS.shape) for s in range(5)] == [(4, 8)] * 3 + [(1, 32)] * 2
+    assert [batches.sequence(s) for s in range(5)] == [8] * 3 + [32] * 2
+
+
+def test_the_order_never_changes() -> None:
+    """Runs that were begun with an earlier version go on: these numbers are its own."""
+    batches = Batches(files(80, 40, 120), [1.0, 0.5, 2.0], [(0, 8), (2, 16)], 4, 32, 0, 7)
+    first = [[row["first_token"] for row in batches.rows(step)] for step in range(4)]
+    names = "".join(row["file"][1] for step in range(4) for row in batches.rows(step))
+    assert first == [[32, 0, 64, 24], [16, 96, 64, 48], [96, 16], [0, 32]]
+    assert names == "222012022000"
+
+
+def test_a_batch_depends_on_seed_and_step_alone() -> None:
+    def make(seed: int) -> Batches:
+        return Batches(files(64, 64), [1.0, 3.0], [(0, 8)], 50, 16, 0, seed)
+
+    first, again, other = make(5), make(5), make(6)
+    again.batch(3)
+    assert torch.equal(first.batch(40).targets_BS, again.batch(40).targets_BS)
+    assert any(not torch.equal(first.batch(s).targets_BS, other.batch(s).targets_BS) for s in range(5))
+
+
+def test_weights_are_shares_of_the_rows() -> None:
+    batches = Batches(files(80, 80), [1.0, 3.0], [(0, 8)], 500, 16, 0, 0)
+    from_second = sum(int((batches.batch(s).targets_BS[:, 0] >= 80).sum()) for s in range(500))
+    assert 0.7 < from_second / 1000 < 0.8
+
+
+def test_a_file_shorter_than_a_row_is_named() -> None:
+    with pytest.raises(DataError, match="f0 has 5 tokens, fewer than one sequence of 8; give it more text or choose"):
+        Batches(files(5), [], [(0, 8)], 4, 16, 0, 0)
+    Batches(files(5, 8), [0.0, 1.0], [(0, 8)], 4, 16, 0, 0)  # one that is not drawn from may be short
+
+
+def test_rows_say_where_the_tokens_of_a_step_come_from() -> None:
+    there = files(100, 100)
+    batches = Batches(there, [], [(0, 8), (2, 16)], 4, 32, 1, 0)
+    for step in range(4):
+        rows, targets_BS = batches.rows(step), batches.batch(step).targets_BS
+        assert len(rows) == len(targets_BS) and {r["tokens"] for r in rows} == {8 if step < 2 else 16}
+        for row, targets in zip(rows, targets_BS.tolist(), strict=True):
+            ids = there[int(row["file"][1])].ids
+            assert ids[row["first_token"] :][: row["tokens"]].tolist() == targets
+
+
+def test_documents_of_a_row_and_the_target_that_is_not_asked_for() -> None:
+    """Documents 10 11 E | 20 E | 30 31 32 with E = 9, windows of 4."""
+    file = TokenFile("f", np.array([10, 11, 9, 20, 9, 30, 31, 32]), 1, np.array([3, 5, 8]))
+    batches = Batches([file], [], [(0, 4)], 1, 8, 1, 0, is_masked=True)
+    ids_BS, targets_BS, documents_BS = batches.batch(0)
+    assert documents_BS is not None and documents_BS.dtype == torch.int64
+    first, second = (0, 1) if batches.rows(0)[0]["first_token"] == 0 else (1, 0)
+    assert ids_BS[first].tolist() == [1, 10, 11, 9]
+    assert targets_BS[first].tolist() == [10, 11, 9, -1]  # 20 does not follow from 10 11 E
+    assert documents_BS[first].tolist() == [0, 0, 0, 0]
+    assert ids_BS[second].tolist() == [1, 9, 30, 31]
+    assert targets_BS[second].tolist() == [9, -1, 31, 32]
+    assert documents_BS[second].tolist() == [0, 0, 1, 1]
+
+
+@given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=30), seed=st.integers(0, 99))
+def test_masked_rows_are_packed_rows_with_the_first_token_of_each_document_left_out(
+    lengths: list[int], seed: int
+) -> None:
+    lengths = [*lengths, 8]
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    file = TokenFile("f", np.arange(len(owner)), 1, np.cumsum(lengths))
+    packed, masked = (Batches([file], [], [(0, 8)], 3, 16, 0, seed, is_masked=m) for m in (False, True))
+    for step in range(3):
+        a, b = packed.batch(step), masked.batch(step)
+        assert torch.equal(a.ids_BS, b.ids_BS) and b.documents_BS is not None
+        for row, targets, wanted, documents in zip(
+            masked.rows(step), b.targets_BS.tolist(), a.targets_BS.tolist(), b.documents_BS.tolist(), strict=True
+        ):
+            at = row["first_token"]
+            of = [owner[at], *owner[at : at + 7]]  # BOS goes with what follows it
+            assert [d == documents[0] for d in documents] == [o == of[0] for o in of]
+            assert [d == e for d, e in itertools.pairwise(documents)] == [o == p for o, p in itertools.pairwise(of)]
+            assert targets == [w if of[j] == owner[at + j] else -1 for j, w in enumerate(wanted)]
