@@ -28,6 +28,9 @@ MEGABYTES = {  # of wheels, with what they draw in that nothing else does; Linux
     "mypy": 14,
     "ruff": 12,
     "mistral-common": 16,
+    "pyarrow": 48,
+    "tensorboard": 16,
+    "zstandard": 6,
     "huggingface-hub": 8,
 }
 
