@@ -83,6 +83,25 @@ def test_killed_run_goes_on_from_its_last_state(recipe: Path) -> None:
     assert logged and logged == list(range(len(logged)))
 
 
+def test_tensorboard_is_a_second_log(recipe: Path) -> None:
+    pytest.importorskip("tensorboard")
+    recipe.write_text(recipe.read_text() + "tensorboard = true\n")
+    assert train(recipe, "--steps", "2").returncode == 0
+    done = train(recipe, "--steps", "3")
+    assert done.returncode == 0 and "bits/byte" in done.stderr, done.stderr
+    assert len(list((recipe.parent / "run" / "tensorboard").iterdir())) == 2
+
+
+def test_missing_tensorboard_is_said_before_any_work(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    recipe.write_text(recipe.read_text() + "tensorboard = true\n")
+    assert main(["train", str(recipe)]) == 2
+    assert "pip install 'coterie[train]'" in capsys.readouterr().err
+    assert not (recipe.parent / "run").exists()
+
+
 def test_unset_data_folder_is_one_sentence(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TEXT")
     done = train(recipe)

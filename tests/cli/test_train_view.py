@@ -10,8 +10,9 @@ from coterie.cli.train_view import TrainView, human_time, status
 
 def record(step: int, **more: Any) -> dict[str, Any]:
     fields = {
-        "step": step, "loss": 2.0, "tokens_per_s": 1000.0, "operations_per_s": 5e9, "peak_share": 0.25,
-        "max_vio": 0.5, "entropy": 0.9, "idle": 3, "seconds": 2.0 * (step + 1),
+        "step": step, "loss": 2.0, "bits_per_byte": 0.721, "tokens_per_s": 1000.0,
+        "operations_per_s": 5e9, "peak_share": 0.25, "max_vio": 0.5, "entropy": 0.9, "idle": 3,
+        "seconds": 2.0 * (step + 1),
     }  # fmt: skip
     return fields | more
 
@@ -22,7 +23,7 @@ class Terminal(io.StringIO):
 
 
 def test_the_line_has_everything() -> None:
-    line = "  ".join(text for _, text in status([record(9)], record(0), 40, bytes_per_token=4.0))
+    line = "  ".join(text for _, text in status([record(9)], record(0), 40))
     assert line == (
         "step 10/40  loss 2.000  0.721 bits/byte  1,000 tok/s  5.00 GFLOP/s  25% of peak  MaxVio 0.50  "
         "entropy 0.900  3 idle  60 s left"
@@ -30,7 +31,7 @@ def test_the_line_has_everything() -> None:
 
 
 def test_means_over_the_last_steps() -> None:
-    parts = dict(status([record(0), record(1, loss=4.0, tokens_per_s=3000.0)], record(0), 40, bytes_per_token=4.0))
+    parts = dict(status([record(0), record(1, loss=4.0, tokens_per_s=3000.0)], record(0), 40))
     assert parts[1] == "loss 3.000" and parts[4] == "1,500 tok/s"
 
 
@@ -43,7 +44,7 @@ def test_elsewhere_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> 
     clock = iter(range(1000))
     monkeypatch.setattr(train_view.time, "monotonic", lambda: float(next(clock)))
     out = io.StringIO()
-    with TrainView(100, 4.0, out) as view:
+    with TrainView(100, out) as view:
         for step in range(100):
             view.show(record(step))
     lines = out.getvalue().splitlines()
@@ -53,7 +54,7 @@ def test_elsewhere_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_scores_and_alarms_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
-    with TrainView(100, 4.0, out) as view:
+    with TrainView(100, out) as view:
         view.show(record(0))
         view.show(record(1, valid={"fr": 1.5}, alarms=["expert 1 of layer 2 [balance] load " + "x" * 200]))
     lines = out.getvalue().splitlines()
@@ -67,7 +68,7 @@ def test_a_terminal_shows_one_line_that_fits(width: int, monkeypatch: pytest.Mon
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(train_view, "_SECONDS_BETWEEN", {True: 0.0, False: 0.0})
     out = Terminal()
-    with TrainView(100, 4.0, out) as view:
+    with TrainView(100, out) as view:
         view.show(record(0))
         view.show(record(1, valid={"fr": 1.5}))
     plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", out.getvalue())

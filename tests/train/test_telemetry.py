@@ -8,7 +8,7 @@ import torch
 from coterie.config import ModelConfig
 from coterie.sizes import active_parameters
 from coterie.train.recipe import Data, Recipe, Train
-from coterie.train.telemetry import Speed, Telemetry, measure_load, training_operations
+from coterie.train.telemetry import Telemetry, mean_bytes_per_token, measure_load, training_operations
 
 CONFIG = ModelConfig(
     vocab_size=64, hidden_size=16, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,
@@ -60,26 +60,30 @@ def test_a_window_leaves_keys_out() -> None:
     assert training_operations(windowed, 2) == training_operations(CONFIG, 2)
 
 
-def test_speed_is_a_mean_over_the_last_steps() -> None:
-    speed = Speed(window=2)
-    assert speed.tokens_per_s == 0.0
-    assert speed.add(100, 1.0) == 100.0
-    assert speed.add(100, 3.0) == 50.0
-    assert speed.add(100, 1.0) == 50.0  # the first is forgotten
+def test_bytes_of_a_mixture() -> None:
+    files = [(100, 400), (300, 600)]
+    assert mean_bytes_per_token(files, ()) == pytest.approx(2.5)
+    assert mean_bytes_per_token(files, (1.0, 1.0)) == pytest.approx(3.0)
+    assert mean_bytes_per_token([*files, (0, 0)], (0.5, 0.5, 0.0)) == pytest.approx(3.0)
 
 
 def test_a_record_is_completed() -> None:
-    telemetry = Telemetry(Recipe(model={}, data=Data(files=("x",)), train=Train(steps=99)), CONFIG, peak=1e9)
+    telemetry = Telemetry(
+        Recipe(model={}, data=Data(files=("x",)), train=Train(steps=99)), CONFIG, peak=1e9, bytes_per_token=4.0
+    )
     record = {"step": 0, "sequence": 4, "loss": 3.0, "grad_norm": 1.0}
     telemetry.add(record, [torch.full((4,), 50.0)] * 2, tokens=200, seconds=0.5)
     rate = 400 * training_operations(CONFIG, 4)
     assert record["tokens_per_s"] == 400 and record["operations_per_s"] == pytest.approx(rate)
     assert record["peak_share"] == pytest.approx(rate / 1e9)
+    assert record["bits_per_byte"] == pytest.approx(3.0 / math.log(2) / 4)
     assert record["dropped"] == 0.5 and record["max_vio"] == 0.0 and "alarms" not in record
 
 
 def test_alarms_are_recorded() -> None:
-    telemetry = Telemetry(Recipe(model={}, data=Data(files=("x",)), train=Train(steps=99)), CONFIG, peak=1e9)
+    telemetry = Telemetry(
+        Recipe(model={}, data=Data(files=("x",)), train=Train(steps=99)), CONFIG, peak=1e9, bytes_per_token=4.0
+    )
     said = []
     for step in range(99):
         record = {"step": step, "sequence": 4, "loss": 3.0, "grad_norm": 1.0}

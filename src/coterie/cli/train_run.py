@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coterie.cli.output import note, progress
+from coterie.cli.train_view import TrainView
 
 if TYPE_CHECKING:
     from coterie.model import Transformer
@@ -23,13 +26,18 @@ def run_recipe(plan: "Recipe", folder: Path, steps: int | None = None) -> dict[s
     None where the run stopped before its end.
     """
     from coterie.train.memory import keep_freed_memory
+    from coterie.train.sinks import require_tensorboard
 
+    if plan.run.tensorboard:
+        require_tensorboard()
     folder.mkdir(parents=True, exist_ok=True)
-    trainer, valid, tokenizer_dir = assemble(plan, folder)
+    view = TrainView(plan.train.steps)
+    trainer, valid, tokenizer_dir = assemble(plan, folder, view)
     if trainer.resume():
         note(f"resuming at step {trainer.step} of {plan.train.steps}")
     keep_freed_memory()
-    trainer.run(until=steps)
+    with view, _tensorboard(plan, folder, trainer):
+        trainer.run(until=steps)
     if trainer.step < plan.train.steps:
         note(f"stopped at step {trainer.step} of {plan.train.steps}; the same command goes on")
         return None
@@ -40,18 +48,37 @@ def run_recipe(plan: "Recipe", folder: Path, steps: int | None = None) -> dict[s
     return final
 
 
+@contextmanager
+def _tensorboard(plan: "Recipe", folder: Path, trainer: "Trainer") -> Iterator[None]:
+    """Where the recipe asks for it, what the trainer reports goes to TensorBoard too."""
+    from coterie.train.sinks import TensorBoard
+
+    if not plan.run.tensorboard:
+        yield
+        return
+    show = trainer.report
+    with TensorBoard.open(folder / "tensorboard", trainer.step) as board:
+
+        def report(record: dict[str, Any]) -> None:
+            show(record)
+            board.write(record)
+
+        trainer.report = report
+        yield
+
+
 def forget(folder: Path) -> None:
     """Remove what a run left, and nothing else: `--out` may name a folder that holds more."""
     if not any((folder / name).exists() for name in ("log.jsonl", "state.safetensors", "tokens")):
         return
     for name in ("log.jsonl", "state.safetensors", "scores.json"):
         (folder / name).unlink(missing_ok=True)
-    for name in ("tokenizer", "tokens", "model"):
+    for name in ("tokenizer", "tokens", "model", "tensorboard"):
         if (folder / name).exists():
             shutil.rmtree(folder / name)
 
 
-def assemble(plan: "Recipe", folder: Path) -> "tuple[Trainer, list[TokenFile], Path]":
+def assemble(plan: "Recipe", folder: Path, view: TrainView) -> "tuple[Trainer, list[TokenFile], Path]":
     from coterie.config import ModelConfig
     from coterie.device import choose_device, choose_dtype
     from coterie.errors import RecipeError
@@ -79,9 +106,10 @@ def assemble(plan: "Recipe", folder: Path) -> "tuple[Trainer, list[TokenFile], P
     _warn_reuse(train, t.steps * tokens)
 
     def evaluate(model: "Transformer") -> dict[str, float]:
+        view.clear()
         return {f.name: score(model, f, longest_window(plan), max_windows=8)["bits_per_byte"] for f in valid}
 
-    return Trainer(plan, config, batches, dtype, device, folder, evaluate, _report(plan)), valid, tokenizer_dir
+    return Trainer(plan, config, batches, dtype, device, folder, evaluate, view.show), valid, tokenizer_dir
 
 
 def _warn_reuse(files: "list[TokenFile]", wanted: int) -> None:
@@ -135,19 +163,6 @@ def _tokens(names: tuple[str, ...], tokenizer: "Tokenizer", folder: Path) -> "li
             files.append(tokenize_file(path, tokenizer, folder / "tokens", report))
         note(f"{files[-1].name}: {len(files[-1].ids):,} tokens, {files[-1].n_bytes:,} bytes")
     return files
-
-
-def _report(plan: "Recipe") -> Any:
-    def report(r: dict[str, Any]) -> None:
-        if r["step"] % 10 == 0 or "valid" in r:
-            left = (plan.train.steps - r["step"]) * r["seconds"] / (r["step"] + 1) / 60
-            line = f"step {r['step']}/{plan.train.steps}  loss {r['loss']:.3f}  balance {r['balance']:.3f}"
-            line += f"  max load +{r['max_vio']:.0%}  {r['tokens_per_s']:,.0f} tok/s  {left:.0f} min left"
-            note(line)
-        if "valid" in r:
-            note("  bits per byte: " + "  ".join(f"{k} {v:.3f}" for k, v in r["valid"].items()))
-
-    return report
 
 
 def longest_window(plan: "Recipe") -> int:

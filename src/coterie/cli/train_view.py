@@ -22,10 +22,10 @@ _SECONDS_BETWEEN = {True: 0.1, False: 10.0}  # redraws on a terminal, lines else
 class TrainView:
     """`view.show(record)` after each step; `with` takes the line away at the end."""
 
-    def __init__(self, steps: int, bytes_per_token: float, stream: Any = None):
+    def __init__(self, steps: int, stream: Any = None):
         from rich.console import Console
 
-        self._steps, self._bytes_per_token = steps, bytes_per_token
+        self._steps = steps
         self._stream = sys.stderr if stream is None else stream
         self._is_live = is_terminal(self._stream)
         self._console = Console(file=self._stream, soft_wrap=not self._is_live, highlight=False)
@@ -40,13 +40,14 @@ class TrainView:
         self._keep(record)
         is_last = record["step"] + 1 >= self._steps
         if time.monotonic() - self._shown >= _SECONDS_BETWEEN[self._is_live] or is_last:
-            self._draw(status(list(self._recent), self._first, self._steps, self._bytes_per_token))
+            self._draw(status(list(self._recent), self._first, self._steps))
             self._shown = time.monotonic()
 
     def clear(self) -> None:
         """Take the line away, for something else to be drawn there."""
         if self._is_live:
-            from rich.control import Control, ControlType
+            from rich.control import Control
+            from rich.segment import ControlType
 
             self._console.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2)))
 
@@ -78,9 +79,7 @@ class TrainView:
         self.clear()
 
 
-def status(
-    recent: list[dict[str, Any]], first: dict[str, Any], steps: int, bytes_per_token: float
-) -> list[tuple[int, str]]:
+def status(recent: list[dict[str, Any]], first: dict[str, Any], steps: int) -> list[tuple[int, str]]:
     """The parts of the line, each with its rank: the higher, the earlier it is left out where there is no room.
 
     Figures are means over the `recent` records; the time left is reckoned from the steps since `first`, evaluation and
@@ -88,11 +87,10 @@ def status(
     """
     last = recent[-1]
     n_done = last["step"] + 1
-    loss = _mean(recent, "loss")
     parts = [
         (0, f"step {n_done}/{steps}"),
-        (1, f"loss {loss:.3f}"),
-        (3, f"{loss / math.log(2) / bytes_per_token:.3f} bits/byte"),
+        (1, f"loss {_mean(recent, 'loss'):.3f}"),
+        (3, f"{_mean(recent, 'bits_per_byte'):.3f} bits/byte"),
         (4, f"{_harmonic_mean(recent, 'tokens_per_s'):,.0f} tok/s"),
         (6, f"{human_operations(_harmonic_mean(recent, 'operations_per_s'))}/s"),
         (7, f"{_harmonic_mean(recent, 'peak_share'):.0%} of peak"),

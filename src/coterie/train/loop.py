@@ -7,14 +7,16 @@ masters. What is minimised is in `objective.py`. Shapes: B sequences, S position
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from coterie.config import ModelConfig
-from coterie.errors import CheckpointError, CoterieError
+from coterie.errors import CoterieError, ResourceError
 from coterie.model import Transformer
+from coterie.train.bad_numbers import not_finite, write_bad_batch
 from coterie.train.data import Batches
 from coterie.train.induction import plant_induction_heads
 from coterie.train.initialise import initialise, muon_matrices
@@ -22,10 +24,13 @@ from coterie.train.interrupt import interrupt_later
 from coterie.train.log import Log
 from coterie.train.objective import Objective
 from coterie.train.optim import MasterOptimizer
+from coterie.train.peak import matrix_peak
 from coterie.train.recipe import Recipe
 from coterie.train.recompute import recompute_blocks
 from coterie.train.schedule import learning_rate
-from coterie.train.state import load_state, save_state
+from coterie.train.snapshot import require_same_run, restore, snapshot, spoilt
+from coterie.train.state import Checkpoints
+from coterie.train.telemetry import Telemetry, mean_bytes_per_token
 
 __all__ = ["Trainer"]
 
@@ -51,7 +56,9 @@ class Trainer:
         t = recipe.train
         muon = muon_matrices(self.model) if t.optimizer == "muon" else None
         self.optimizer = MasterOptimizer(self.model, betas=t.betas, weight_decay=t.weight_decay, muon=muon)
+        self.checkpoints = Checkpoints(out)
         self.step, self.seconds = 0, 0.0
+        self._saved = -1  # the step of the last checkpoint of this process
 
     def _model(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Transformer:
         init = self.recipe.init
@@ -62,61 +69,78 @@ class Trainer:
         return recompute_blocks(model) if self.recipe.train.recompute else model
 
     def resume(self) -> bool:
-        """Go on from `out/state.safetensors`; False where there is none."""
-        path = self.out / "state.safetensors"
-        if not path.exists():
+        """Go on from the newest good checkpoint of `out`; False where there is none.
+
+        `checkpoints.passed_over` then says which newer ones were damaged. `CheckpointError` where it is of another run.
+        """
+        self.checkpoints.tidy()
+        found = self.checkpoints.latest()
+        if found is None:
             return False
-        tensors, meta = load_state(path)
-        mine = self._identity()
-        if (
-            not isinstance(meta, dict)
-            or not {"step", "seconds", "fields"} <= meta.keys()
-            or type(meta["fields"]) is not dict
-        ):
-            raise CheckpointError(f"{path} is not the state of a training run; start again with --fresh")
-        if {"optimizer": "adamw"} | meta["fields"] != mine or meta.get("data", self._data()) != self._data():
-            raise CheckpointError(
-                f"{path} belongs to another recipe or other text; choose another [run] out, or start again with --fresh"
-            )
-        self.optimizer.load_state(tensors, where=path)
+        tensors, meta = found
+        require_same_run(meta, self._identity(), self.out)
+        restore(tensors, self.model, self.optimizer, self.model.device, where=self.out)
         self.step, self.seconds = meta["step"], meta["seconds"]
+        self._saved = self.step
         return True
 
     def save(self) -> None:
-        meta = {"step": self.step, "seconds": self.seconds, "fields": self._identity(), "data": self._data()}
-        save_state(self.out / "state.safetensors", self.optimizer.state(), meta)
+        """A checkpoint of this step; `CoterieError`, and the older ones stay, where a number in it is not finite."""
+        tensors = snapshot(self.model, self.optimizer, self.model.device)
+        if name := spoilt(tensors):
+            raise CoterieError(
+                f"after {self.step} steps {name!r} is not finite, so the state is not saved; give the recipe a smaller "
+                f"[train] lr (now {self.recipe.train.lr:g}), and the same command goes on from the last good step"
+            )
+        self.checkpoints.save(self.step, tensors, {"step": self.step, "seconds": self.seconds} | self._identity())
+        self._saved = self.step
 
     def _identity(self) -> dict[str, Any]:
+        """What must stay as it was: a run that went on with other text, say, would not be the same run."""
         t = self.recipe.train
         plan = [list(p) for p in self.recipe.sequence_plan()]
-        fields = self.model.config.to_fields()
         run = {"steps": t.steps, "batch": t.batch, "plan": plan, "seed": t.seed, "optimizer": t.optimizer}
-        return {"model": fields} | run
-
-    def _data(self) -> list[Any]:
-        """What the batches are drawn from: a run that went on with other text would not be the same run."""
-        return [[f.name, len(f.ids)] for f in self.batches.files]
+        files = [[f.name, len(f.ids)] for f in self.batches.files]
+        return {"fields": {"model": self.model.config.to_fields()} | run, "data": files}
 
     def run(self, until: int | None = None) -> None:
-        """To step `until` or the last one; on Ctrl-C the state is saved before the interrupt goes on."""
+        """To step `until` or the last one; on Ctrl-C, `kill` and errors the state is saved before they go on."""
         last = min(until or self.recipe.train.steps, self.recipe.train.steps)
+        telemetry = self._telemetry()
         try:
             with Log(self.out / "log.jsonl", self.step) as log:
                 while self.step < last:
-                    self._one_step(log)
-        except (KeyboardInterrupt, CoterieError):
-            self.save()
+                    self._one_step(log, telemetry)
+        except ResourceError:  # the disk is full or gone: the last checkpoint stands
             raise
-        self.save()
+        except CoterieError:
+            with suppress(CoterieError):  # the first error is the one to tell
+                self._save_once()
+            raise
+        except (KeyboardInterrupt, SystemExit):
+            self._save_once()
+            raise
+        self._save_once()
 
-    def _one_step(self, log: Log) -> None:
+    def _save_once(self) -> None:
+        if self._saved != self.step:
+            self.save()
+
+    def _telemetry(self) -> Telemetry:
+        files = [(len(f.ids), f.n_bytes) for f in self.batches.files]
+        bytes_per_token = mean_bytes_per_token(files, self.recipe.data.weights)
+        peak = matrix_peak(self.model.dtype, self.model.device)
+        return Telemetry(self.recipe, self.model.config, peak=peak, bytes_per_token=bytes_per_token)
+
+    def _one_step(self, log: Log, telemetry: Telemetry) -> None:
         """An update, its line in the log, and what is due after it; the log is never behind a saved state."""
         run, started = self.recipe.run, time.perf_counter()
         record = self._prepare()
         try:
             with interrupt_later():  # half an update must not be saved
-                self._update(record)
-                record["tokens_per_s"] = self.batches.tokens / (time.perf_counter() - started)
+                self._update(record, log)
+                seconds = time.perf_counter() - started
+                telemetry.add(record, self.objective.counts, self.batches.tokens, seconds)
             if self.step % run.eval_every == 0 or self.step == self.recipe.train.steps:
                 record["valid"] = self._evaluate()
         finally:
@@ -126,6 +150,7 @@ class Trainer:
                 log.write(record)
         self.report(record)
         if self.step % run.save_every == 0:
+            log.sync()
             self.save()
 
     def _evaluate(self) -> dict[str, float]:
@@ -143,12 +168,20 @@ class Trainer:
         record = {"step": self.step, "lr": lr, "sequence": self.batches.sequence(self.step)}
         return record | self._gradients()
 
-    def _update(self, record: dict[str, Any]) -> None:
+    def _update(self, record: dict[str, Any], log: Log) -> None:
         is_finite = math.isfinite(record["loss"])
         record["grad_norm"] = self.optimizer.step(record["lr"], self.recipe.train.clip) if is_finite else math.nan
         if not math.isfinite(record["grad_norm"]):
-            raise CoterieError(f"step {self.step}: the loss or its gradient is not finite; try a smaller lr")
+            raise self._bad_numbers(record, log)
         self.step += 1
+
+    def _bad_numbers(self, record: dict[str, Any], log: Log) -> CoterieError:
+        """Write down which batch it was, in the log too, whose line goes when the step is trained again."""
+        path, rows = self.out / f"bad-batch-{self.step}.json", self.batches.rows(self.step)
+        error = not_finite(record, rows, path, self.recipe.train.lr)
+        write_bad_batch(path, record, rows, self.batches.batch(self.step)[0])
+        log.write(record | {"stopped": str(error)})
+        return error
 
     def _gradients(self) -> dict[str, float]:
         """Backward over the micro-batches of this step; its measures."""

@@ -95,6 +95,7 @@ class Run:
     out: str = _key(TEXT, "runs/out")
     eval_every: int = _key(WHOLE, 500)
     save_every: int = _key(WHOLE, 200)
+    tensorboard: bool = _key(YES_NO, False)  # the numbers of log.jsonl also for TensorBoard, in OUT/tensorboard
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,24 @@ from typing import Any, Protocol
 from coterie.checkpoint.atomic import disk_errors
 from coterie.errors import RecipeError
 
-__all__ = ["TensorBoard"]
+__all__ = ["TensorBoard", "require_tensorboard"]
 
 
 class _Writer(Protocol):
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
     def add_text(self, tag: str, text_string: str, global_step: int) -> None: ...
     def close(self) -> None: ...
+
+
+def require_tensorboard() -> None:
+    """`RecipeError` where the tensorboard package is missing: to be asked before hours of other work."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError:
+        raise RecipeError(
+            "[run] tensorboard is true and the Python package tensorboard is not installed; install it with "
+            "pip install 'coterie[train]', or leave the key out: log.jsonl holds the same numbers"
+        ) from None
 
 
 class TensorBoard:
@@ -28,16 +39,12 @@ class TensorBoard:
 
     @classmethod
     def open(cls, folder: Path, first: int) -> "TensorBoard":
-        """Write into `folder` from step `first` on; `RecipeError` where the tensorboard package is missing."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise RecipeError(
-                "[run] tensorboard is true and the Python package tensorboard is not installed; install it with "
-                "pip install 'coterie[train]', or leave the key out: log.jsonl holds the same numbers"
-            ) from None
+        """Write into `folder` from step `first` on."""
+        require_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
         with disk_errors(folder):
-            return cls(SummaryWriter(str(folder), purge_step=first))  # type: ignore[no-untyped-call]
+            return cls(SummaryWriter(str(folder), purge_step=first))
 
     def write(self, record: dict[str, Any]) -> None:
         step = int(record["step"])
