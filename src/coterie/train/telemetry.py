@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from coterie.config import ModelConfig
+from coterie.routing.measures import idle_experts, load_entropy, max_violation
 from coterie.sizes import operations_per_token
 from coterie.train.alarms import Alarms
 from coterie.train.recipe import Recipe
@@ -39,22 +40,21 @@ class Load:
 def measure_load(counts: Sequence[Tensor], pairs: float | None = None) -> Load:
     """From the pairs that each expert of each sparse layer got in a step: a tensor [E] for every layer, none if dense.
 
-    `pairs` is how many (token, slot) pairs a layer had to place; without it nothing counts as dropped. MaxVio is
-    arXiv 2408.15664, eq. 4. Example: counts 6, 2, 0, 0 are shares 3, 1, 0, 0: MaxVio 2, entropy 0.41, two idle.
+    `pairs` is how many (token, slot) pairs a layer had to place; without it nothing counts as dropped.
+    Example: counts 6, 2, 0, 0 are shares 3, 1, 0, 0: MaxVio 2, entropy 0.41, two idle.
     """
     if not counts:
         return Load(np.zeros((0, 1)), 0.0, 1.0, 0, 0.0)
-    counts_LE = torch.stack([c.detach().float() for c in counts]).cpu().numpy().astype(np.float64)
-    n_experts = counts_LE.shape[1]
-    placed_L = counts_LE.sum(1)
-    p_LE = counts_LE / np.maximum(placed_L, 1e-9)[:, None]
-    entropy = 1.0
-    if n_experts > 1:
-        nats_L = -(p_LE * np.log(np.where(p_LE > 0, p_LE, 1.0))).sum(1)
-        entropy = float(nats_L.mean()) / math.log(n_experts)
-    shares_LE = p_LE * n_experts
-    dropped = max(0.0, 1 - float(placed_L.mean()) / pairs) if pairs else 0.0
-    return Load(shares_LE, float(shares_LE.max()) - 1, entropy, int((counts_LE == 0).sum()), dropped)
+    counts_LE = torch.stack([c.detach().float() for c in counts]).cpu()
+    shares_LE = counts_LE / counts_LE.mean(1, keepdim=True).clamp(min=1e-9)
+    dropped = max(0.0, 1 - float(counts_LE.sum(1).mean()) / pairs) if pairs else 0.0
+    return Load(
+        shares_LE.double().numpy(),
+        max_vio=max(max_violation(counts_E) for counts_E in counts_LE),
+        entropy=sum(load_entropy(counts_E) for counts_E in counts_LE) / len(counts_LE),
+        idle=idle_experts(counts_LE),
+        dropped=dropped,
+    )
 
 
 def training_operations(config: ModelConfig, sequence: int) -> float:
