@@ -113,6 +113,27 @@ def make_model() -> Callable[..., Transformer]:
 
 
 @pytest.fixture(scope="session")
+def dense_config() -> ModelConfig:
+    """A tiny dense model, to make sparse ones of."""
+    return ModelConfig(
+        vocab_size=40, hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, num_local_experts=None, max_position_embeddings=64, rope_theta=1e4, sliding_window=6,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def dense_tensors(dense_config: ModelConfig) -> Callable[..., dict[str, torch.Tensor]]:
+    """Its random tensors by canonical name, or those of another configuration or seed."""
+
+    def tensors(config: ModelConfig = dense_config, seed: int = 0) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        shapes = Transformer(config, torch.float32).tensors()
+        return {name: torch.randn(t.shape, generator=generator) * 0.3 for name, t in shapes.items()}
+
+    return tensors
+
+
+@pytest.fixture(scope="session")
 def sentencepiece_bytes() -> bytes:
     """A SentencePiece model with Mixtral's settings and 340 pieces."""
     import sentencepiece
