@@ -21,17 +21,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, compute: torch.dtype) -> Tensor:
         """Sum of the losses over targets >= 0; gradients are computed here and only scaled in backward."""
         weight = weight_VD.to(compute)
-        total = x_TD.new_zeros((), dtype=torch.float32)
+        precise = torch.promote_types(compute, torch.float32)
+        total = x_TD.new_zeros((), dtype=precise)
         grad_x = torch.empty_like(x_TD)
-        grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=x_TD.device)
-        exps = torch.empty(_BLOCK, len(weight), dtype=torch.float32, device=x_TD.device)
+        grad_weight = torch.zeros(weight_VD.shape, dtype=precise, device=x_TD.device)
+        exps = torch.empty(_BLOCK, len(weight), dtype=precise, device=x_TD.device)
         for start in range(0, len(x_TD), _BLOCK):
             rows = slice(start, start + _BLOCK)
             x_nD, target_n1 = x_TD[rows].to(compute), targets_T[rows, None]
-            counted_n1, index_n1 = (target_n1 >= 0).float(), target_n1.clamp(min=0)
+            counted_n1, index_n1 = (target_n1 >= 0).to(precise), target_n1.clamp(min=0)
             logits_nV = x_nD @ weight.T
-            top_n1 = logits_nV.amax(-1, keepdim=True).float()
-            wanted_n1 = logits_nV.gather(-1, index_n1).float()
+            top_n1 = logits_nV.amax(-1, keepdim=True).to(precise)
+            wanted_n1 = logits_nV.gather(-1, index_n1).to(precise)
             exp_nV = exps[: len(x_nD)].copy_(logits_nV).sub_(top_n1).exp_()
             sum_n1 = exp_nV.sum(-1, keepdim=True)
             total += ((sum_n1.log() + top_n1 - wanted_n1) * counted_n1).sum()
@@ -52,7 +53,7 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Σ over rows of -log softmax(x · weightᵀ)[target], in nats; a target below 0 is not counted.
 
-    `compute` is the dtype of the three matrix products; softmax and sums are float32.
+    `compute` is the dtype of the three matrix products; softmax and sums are float32, or float64 where that is.
     """
     if not torch.is_grad_enabled():
         return _without_gradients(x_TD, weight_VD, targets_T, compute)
@@ -62,8 +63,9 @@ def linear_cross_entropy(
 
 def _without_gradients(x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, compute: torch.dtype) -> Tensor:
     weight = weight_VD.to(compute)
-    total = x_TD.new_zeros((), dtype=torch.float32)
+    precise = torch.promote_types(compute, torch.float32)
+    total = x_TD.new_zeros((), dtype=precise)
     for x_nD, target_n in zip(torch.split(x_TD, _BLOCK), torch.split(targets_T, _BLOCK), strict=True):
-        logits_nV = (x_nD.to(compute) @ weight.T).float()
+        logits_nV = (x_nD.to(compute) @ weight.T).to(precise)
         total += functional.cross_entropy(logits_nV, target_n.clamp(min=-1), ignore_index=-1, reduction="sum")
     return total

@@ -19,9 +19,9 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315  # a quintic that takes singular values fro
 def orthogonalise(matrix: Tensor) -> Tensor:
     """The nearest semi-orthogonal matrix to each [..., N, D], roughly: singular values between 0.7 and 1.2.
 
-    Five Newton-Schulz steps in bfloat16; the result is float32.
+    Five Newton-Schulz steps in bfloat16; the result is float32. A float64 matrix stays that throughout.
     """
-    x = matrix.bfloat16()
+    x = matrix if matrix.dtype == torch.float64 else matrix.bfloat16()
     is_tall = x.shape[-2] > x.shape[-1]
     x = x.mT if is_tall else x
     x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + 1e-7)
@@ -29,7 +29,7 @@ def orthogonalise(matrix: Tensor) -> Tensor:
         gram = x @ x.mT
         x = _A * x + (_B * gram + _C * (gram @ gram)) @ x
     near: Tensor = x.mT if is_tall else x
-    return near.float()
+    return near if near.dtype == torch.float64 else near.float()
 
 
 def scaled_update(matrix: Tensor, rows: tuple[int, ...] = ()) -> Tensor:

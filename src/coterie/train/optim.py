@@ -1,10 +1,12 @@
 """AdamW, or Muon and AdamW, on float32 master weights, for a model that may itself be held in bfloat16.
 
 Small updates vanish in bfloat16 (8 bits of mantissa), so the optimizer owns a float32 copy of every parameter, steps
-that, and rounds it into the model. In float32 the two are the same tensor.
+that, and rounds it into the model. In float32 and float64 the two are the same memory. Of a model that is divided among
+ranks each rank's optimizer knows the parts that the rank holds.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from coterie.errors import CheckpointError
 from coterie.train.muon import scaled_update
+from coterie.train.parts import as_part_of, laid_out_as, part_of, whole_matrices
 
 __all__ = ["MasterOptimizer"]
 
@@ -22,7 +25,7 @@ class MasterOptimizer:
     """Decoupled weight decay (arXiv 1711.05101) on matrices only; norms' gains are left alone.
 
     `muon` names the parameters that Muon updates, each with the rows at which fused matrices are cut apart (none: it is
-    one matrix, or a stack of them); AdamW updates the others.
+    one matrix, or a stack of them); AdamW updates the others. `reduce` sums a number over ranks.
     """
 
     def __init__(
@@ -32,11 +35,10 @@ class MasterOptimizer:
         betas: tuple[float, float],
         weight_decay: float,
         muon: dict[str, tuple[int, ...]] | None = None,
+        reduce: Callable[[Tensor], Tensor] = lambda number: number,
     ):
-        self._weight_decay, self._muon_rows = weight_decay, muon or {}
-        self._pairs = [
-            (name, p, p if p.dtype == torch.float32 else p.detach().float()) for name, p in model.named_parameters()
-        ]
+        self._weight_decay, self._muon_rows, self._reduce = weight_decay, muon or {}, reduce
+        self._pairs = [(name, p, _master(p)) for name, p in model.named_parameters()]
         masters = {name: master for name, _, master in self._pairs}
         self._momentum = {name: torch.zeros_like(masters[name]) for name in self._muon_rows}
         decayed = [master for name, p, master in self._pairs if p.ndim > 1 and name not in self._muon_rows]
@@ -48,7 +50,8 @@ class MasterOptimizer:
         """Add the gradients of a micro-batch to those of the masters: in bfloat16 the small ones would be lost."""
         for _, p, master in self._pairs:
             if p is not master and p.grad is not None:
-                master.grad = p.grad.float() if master.grad is None else master.grad.add_(p.grad)
+                grad = part_of(p.grad).to(master.dtype)
+                master.grad = grad if master.grad is None else master.grad.add_(grad)
                 p.grad = None
 
     def step(self, lr: float, clip: float) -> float:
@@ -57,7 +60,7 @@ class MasterOptimizer:
         Where that norm is not finite nothing is updated: one NaN would spoil every weight.
         """
         self.collect()
-        norm = float(nn.utils.clip_grad_norm_([m for _, _, m in self._pairs], clip))
+        norm = self._clip(clip)
         if math.isfinite(norm):
             for group in self._adam.param_groups:
                 group["lr"] = lr
@@ -65,49 +68,73 @@ class MasterOptimizer:
             with torch.no_grad():
                 self._muon_step(lr)
                 for _, p, master in self._pairs:
-                    if p is not master:
+                    if p.dtype != master.dtype:
                         p.copy_(master)
         self.forget_gradients()
         return norm
 
+    def _clip(self, largest: float) -> float:
+        masters = [master for _, _, master in self._pairs]
+        squares = nn.utils.get_total_norm([m.grad for m in masters if m.grad is not None]).double().square()
+        norm = self._reduce(squares).sqrt()
+        nn.utils.clip_grads_with_norm_(masters, largest, norm)
+        return float(norm)
+
     def _muon_step(self, lr: float) -> None:
-        for name, _, master in self._pairs:
+        for name, p, master in self._pairs:
             if name in self._muon_rows and master.grad is not None:
                 momentum = self._momentum[name].mul_(_MOMENTUM).add_(master.grad)
                 ahead = master.grad.add(momentum, alpha=_MOMENTUM)
                 master.mul_(1 - lr * self._weight_decay)
-                master.sub_(scaled_update(ahead, self._muon_rows[name]), alpha=lr)
+                matrices = whole_matrices(p, ahead)
+                update = as_part_of(matrices, scaled_update(part_of(matrices), self._muon_rows[name]))
+                master.sub_(part_of(laid_out_as(p, update)), alpha=lr)
 
     def forget_gradients(self) -> None:
         for _, p, master in self._pairs:
             p.grad = master.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """Everything a resumed run needs, as plain tensors: masters, both moments, step counts."""
+        """Everything a resumed run needs: masters, both moments, step counts; DTensors where the model's are."""
         tensors = {}
-        for name, _, master in self._pairs:
-            tensors[f"master/{name}"] = master.detach()
+        for name, p, master in self._pairs:
+            tensors[f"master/{name}"] = as_part_of(p, master.detach())
             for key, value in self._adam.state[master].items():
-                tensors[f"{key}/{name}"] = value
+                tensors[f"{key}/{name}"] = as_part_of(p, value) if value.ndim else value
             if name in self._momentum:
-                tensors[f"momentum/{name}"] = self._momentum[name]
+                tensors[f"momentum/{name}"] = as_part_of(p, self._momentum[name])
         return tensors
+
+    def empty(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Memory for a tensor of `state` that is to be read, laid out as its parameter."""
+        p = next((p for name, p, _ in self._pairs if key.partition("/")[2] == name), None)
+        part = torch.empty(shape if p is None else part_of(p).shape, dtype=dtype)
+        return part if p is None else as_part_of(p, part)
 
     def load_state(self, tensors: dict[str, Tensor], *, where: Path | str = "the state") -> None:
         """Take over what `state` gave, onto the device of the model; `CheckpointError` where names or shapes differ."""
-        for name, _, master in self._pairs:
+        for name, p, _ in self._pairs:
             found = tensors.get(f"master/{name}")
-            if found is None or found.shape != master.shape:
+            if found is None or found.shape != p.shape:
                 shape = "missing" if found is None else f"of shape {list(found.shape)}"
                 raise CheckpointError(
-                    f"{where}: the weight {name!r} is {shape}, expected shape {list(master.shape)}; "
-                    "start again with --fresh"
+                    f"{where}: the weight {name!r} is {shape}, expected shape {list(p.shape)}; start again with --fresh"
                 )
         with torch.no_grad():
             for name, p, master in self._pairs:
-                master.copy_(tensors[f"master/{name}"])
-                p.copy_(master)
+                master.copy_(part_of(tensors[f"master/{name}"]))
+                if p.dtype != master.dtype:
+                    p.copy_(master)
                 if name in self._momentum:
-                    self._momentum[name].copy_(tensors[f"momentum/{name}"])
+                    self._momentum[name].copy_(part_of(tensors[f"momentum/{name}"]))
                 keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}/{name}" in tensors]  # none at step 0
-                self._adam.state[master] = {k: tensors[f"{k}/{name}"].to(master.device, copy=True) for k in keys}
+                parts = {k: part_of(tensors[f"{k}/{name}"]) for k in keys}
+                self._adam.state[master] = {k: part.to(master.device, copy=True) for k, part in parts.items()}
+
+
+def _master(p: Tensor) -> Tensor:
+    """What is stepped: the parameter itself, or the part of it that is here, or a float32 copy of one in 16 bits."""
+    if p.dtype not in (torch.float32, torch.float64):
+        return p.detach().float()
+    part = part_of(p)
+    return p if part is p else part.detach()

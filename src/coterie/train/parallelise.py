@@ -1,0 +1,60 @@
+"""From a plain model to one whose weights are divided among ranks: `parallelise(model, mesh)`, in place.
+
+FSDP2 (`fully_shard`, arXiv 2304.11277 for the idea): each rank keeps a part of every weight, a block's weights are
+gathered when it runs and its gradients are summed over ranks into the part that each keeps. Routers are a group of
+their own, so that they stay float32 whatever type the rest computes in. Gradients are sums, not means: the losses are
+already shares of the whole batch.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Shard
+
+from coterie.errors import RecipeError
+from coterie.model import Transformer
+from coterie.model.moe import MoE
+from coterie.train.expert_parallel import ExpertParallel
+from coterie.train.mesh import Mesh
+
+__all__ = ["parallelise"]
+
+
+def parallelise(model: Transformer, mesh: Mesh, compute: torch.dtype | None = None) -> Transformer:
+    """The same model, its parameters (the masters) divided among the ranks of `mesh`; products run in `compute`."""
+    if mesh.grid is None or mesh.line is None:
+        return model
+    for block in model.layers:
+        moe = block.feed_forward
+        if isinstance(moe, MoE):
+            if mesh.expert > 1:
+                moe.experts = ExpertParallel(moe.experts, mesh.grid["expert"])
+                _shard_experts(moe.experts, mesh.grid["data"], compute)
+            if any(True for _ in moe.router.parameters()):
+                _shard(moe.router, mesh.line, None)
+        _shard(block, mesh.line, compute)
+    _shard(model, mesh.line, compute, reshard_after_forward=False)  # the head is used after `forward`
+    return model
+
+
+def _shard(module: nn.Module, mesh: DeviceMesh, compute: torch.dtype | None, **options: Any) -> None:
+    precision = MixedPrecisionPolicy(
+        param_dtype=compute, reduce_dtype=None if compute is None else torch.float32, cast_forward_inputs=False
+    )
+    fully_shard(module, mesh=mesh, mp_policy=precision, **options)
+    assert isinstance(module, FSDPModule)
+    module.set_gradient_divide_factor(1.0)
+    module.set_force_sum_reduction_for_comms(True)  # gloo knows sums only
+
+
+def _shard_experts(experts: ExpertParallel, mesh: DeviceMesh, compute: torch.dtype | None) -> None:
+    """A rank's experts are cut along their second axis, rows: their first is divided already."""
+    for name, p in experts.named_parameters():
+        if p.shape[1] % mesh.size():
+            raise RecipeError(
+                f"[parallel] data = {mesh.size()} does not divide the {p.shape[1]} rows of an expert's {name}"
+            )
+    _shard(experts, mesh, compute, shard_placement_fn=lambda p: Shard(1))
