@@ -1,30 +1,68 @@
-"""A tiny dense model to make sparse ones of: its configuration and random tensors by canonical name."""
+"""A disk that is full from some write on, for tests of what is left then."""
 
-from collections.abc import Callable
+import builtins
+import errno
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 
-from coterie.config import ModelConfig
-from coterie.model import Transformer
-
-DenseTensors = Callable[..., dict[str, Tensor]]
+_CALLS = ("fsync", "replace", "rename", "mkdir")
 
 
-@pytest.fixture(scope="session")
-def dense_config() -> ModelConfig:
-    return ModelConfig(
-        vocab_size=40, hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, num_local_experts=None, max_position_embeddings=64, rope_theta=1e4, sliding_window=6,
-    )  # fmt: skip
+class FullDisk:
+    """From operation `n` on, nothing that needs the disk works: writes, fsync, renames, new files and folders."""
+
+    def __init__(self, n: int):
+        self.left = n  # below zero once something was refused
+
+    def count(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def counting(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.count()
+            return function(*args, **kwargs)
+
+        return counted
+
+    def opening(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        """`open` whose binary files count their writes."""
+        disk = self
+
+        class Raw(io.FileIO):
+            def write(self, data: Any) -> int:
+                disk.count()
+                return super().write(data) or 0
+
+        def opened(path: Any, mode: str = "r", buffering: int = -1, *args: Any, **kwargs: Any) -> Any:
+            if "b" not in mode or "r" in mode:
+                return plain(path, mode, buffering, *args, **kwargs)
+            self.count()
+            raw = Raw(path, mode.replace("b", ""))
+            return raw if buffering == 0 else io.BufferedWriter(raw, 64)  # small, so that most writes reach the disk
+
+        return opened
 
 
-@pytest.fixture(scope="session")
-def dense_tensors(dense_config: ModelConfig) -> DenseTensors:
-    def tensors(config: ModelConfig = dense_config, seed: int = 0) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        shapes = Transformer(config, torch.float32).tensors()
-        return {name: torch.randn(t.shape, generator=generator) * 0.3 for name, t in shapes.items()}
+@contextmanager
+def _full_from(n: int) -> Iterator[FullDisk]:
+    disk = FullDisk(n)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _CALLS:
+            patch.setattr(os, name, disk.counting(getattr(os, name)))
+        opened = disk.opening(builtins.open)
+        patch.setattr(builtins, "open", opened)
+        patch.setattr(io, "open", opened)
+        yield disk
 
-    return tensors
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager[FullDisk]]:
+    """`with full_disk(n) as disk:` the n-th operation from here, counted from 0, and all after it fail."""
+    return _full_from

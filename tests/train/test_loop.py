@@ -1,5 +1,9 @@
+import dataclasses
 import json
+import shutil
 import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +12,15 @@ import pytest
 import torch
 
 from coterie.config import ModelConfig
-from coterie.errors import CheckpointError, CoterieError
+from coterie.errors import CheckpointError, CoterieError, ResourceError
 from coterie.eval.perplexity import score_tokens
 from coterie.model import Transformer
 from coterie.train.data import Batches, TokenFile
 from coterie.train.initialise import muon_matrices
 from coterie.train.loop import Trainer
 from coterie.train.recipe import Balance, Data, Recipe, Run, Train
-from coterie.train.state import load_state, save_state
+from coterie.train.snapshot import snapshot
+from coterie.train.state import checkpoint_folder
 
 TINY = ModelConfig(
     vocab_size=64, hidden_size=16, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,
@@ -44,6 +49,14 @@ def log(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
+def assert_same_state(a: Trainer, b: Trainer) -> None:
+    """Parameters, moments, buffers and random states, bit for bit."""
+    first, second = (snapshot(t.model, t.optimizer, t.model.device) for t in (a, b))
+    assert first.keys() == second.keys() and any(name.startswith("exp_avg_sq/") for name in first)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
 def test_learns_what_can_be_learnt(tmp_path: Path) -> None:
     """Half the tokens are random among 61 (4.1 nats), half follow from the last (0): the floor is about 2.06."""
     run = trainer(tmp_path, steps=150, batch=16, lr=2e-2)
@@ -60,8 +73,7 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> 
     second = trainer(tmp_path / "b")
     assert second.resume() and second.step == 3
     second.run()
-    for p, q in zip(whole.model.parameters(), second.model.parameters(), strict=True):
-        assert torch.equal(p, q)
+    assert_same_state(whole, second)
     assert [r["loss"] for r in log(tmp_path / "a")] == [r["loss"] for r in log(tmp_path / "b")]
 
 
@@ -94,18 +106,48 @@ def test_micro_batches_change_nothing_but_the_balance_scope(tmp_path: Path) -> N
         torch.testing.assert_close(p, q, atol=2e-4, rtol=2e-3)
 
 
-def test_not_a_number_stops_the_run_names_the_step_and_spoils_no_state(tmp_path: Path) -> None:
+def test_not_a_number_stops_the_run_names_the_batch_and_keeps_the_last_good_step(tmp_path: Path) -> None:
+    """A gradient that is none, at step 3, after a save at step 2: nothing is lost and no weight is touched."""
+    run, whole = trainer(tmp_path / "b"), trainer(tmp_path / "a")
+    whole.run()
+    run.run(until=2)
+    plain, calls = run.model.forward, []
+
+    def spoilt(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        output = plain(*args, **kwargs)
+        return dataclasses.replace(output, hidden_TD=output.hidden_TD * (float("nan") if len(calls) == 2 else 1.0))
+
+    run.model.forward = spoilt  # type: ignore[method-assign]
+    with pytest.raises(
+        CoterieError, match=r"step 3: the loss is nan; it changed no weight; .*rows: 4 of x.*bad-batch-3"
+    ):
+        run.run()
+    lines = log(tmp_path / "b")
+    assert (
+        len(lines) == 4 and lines[3]["step"] == 3 and lines[3]["loss"] is None and "loss is nan" in lines[3]["stopped"]
+    )
+    bad = json.loads((tmp_path / "b" / "bad-batch-3.json").read_text())
+    assert bad["rows"] == run.batches.rows(3) and bad["ids"] == run.batches.batch(3)[0].tolist()
+    again = trainer(tmp_path / "b")
+    assert again.resume() and again.step == 3
+    again.run()
+    assert [r["loss"] for r in log(tmp_path / "a")] == [r["loss"] for r in log(tmp_path / "b")]
+    assert_same_state(whole, again)
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     run.run(until=2)
-    before = {k: v.clone() for k, v in run.optimizer.state().items()}
+    run.checkpoints.save(1, {}, {})  # so that a wrong save would drop it
     with torch.no_grad():
         run.model.embed.weight.mul_(float("nan"))
-    with pytest.raises(CoterieError, match="step 2: the loss"):
+    with pytest.raises(CoterieError, match="step 2: the loss is nan"):
         run.run()
+    with pytest.raises(CoterieError, match=r"after 2 steps 'master/embed.weight' is not finite"):
+        run.save()
     again = trainer(tmp_path)
-    assert again.resume() and again.step == 2 and len(log(tmp_path)) == 2
-    after = again.optimizer.state()
-    assert all(torch.equal(after[k], v) for k, v in before.items() if k != "master/embed.weight")
+    assert again.resume() and again.step == 2
 
 
 def test_a_killed_run_logs_every_step_once(tmp_path: Path) -> None:
@@ -113,15 +155,30 @@ def test_a_killed_run_logs_every_step_once(tmp_path: Path) -> None:
     trainer(tmp_path / "whole").run()
     first = trainer(tmp_path / "b")
     first.run(until=2)
-    state = (tmp_path / "b" / "state.safetensors").read_bytes()
     first.run(until=4)
-    (tmp_path / "b" / "state.safetensors").write_bytes(state)
+    shutil.rmtree(checkpoint_folder(tmp_path / "b", 4))
     with (tmp_path / "b" / "log.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
     second = trainer(tmp_path / "b")
     assert second.resume() and second.step == 2
     second.run()
     assert [r["step"] for r in log(tmp_path / "b")] == list(range(6))
+    assert [r["loss"] for r in log(tmp_path / "b")] == [r["loss"] for r in log(tmp_path / "whole")]
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path: Path) -> None:
+    trainer(tmp_path / "whole").run()
+    first = trainer(tmp_path / "b")
+    first.run(until=2)
+    first.run(until=4)
+    (checkpoint_folder(tmp_path / "b", 4) / "state.safetensors").write_bytes(b"")
+    second = trainer(tmp_path / "b")
+    assert second.resume() and second.step == 2
+    assert (
+        len(second.checkpoints.passed_over) == 1
+        and "state.safetensors has 0 bytes" in second.checkpoints.passed_over[0]
+    )
+    second.run()
     assert [r["loss"] for r in log(tmp_path / "b")] == [r["loss"] for r in log(tmp_path / "whole")]
 
 
@@ -162,20 +219,102 @@ def test_interrupt_before_the_first_update_can_be_resumed(tmp_path: Path) -> Non
 def test_state_of_other_text_is_refused(tmp_path: Path) -> None:
     trainer(tmp_path).run(until=1)
     other = trainer(tmp_path)
-    other.batches.files = [TokenFile("y", other.batches.files[0].ids, 1)]
-    with pytest.raises(CheckpointError, match="other text"):
+    other.batches.files = [dataclasses.replace(other.batches.files[0], name="y")]
+    with pytest.raises(CheckpointError, match="other text: x with 4,096 tokens there and y with 4,096 tokens here"):
         other.resume()
 
 
+def test_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    trainer(tmp_path).run(until=1)
+    other = ModelConfig.from_fields(TINY.to_fields() | {"num_local_experts": 8}, where="test")
+    with pytest.raises(CheckpointError, match=r"another model: num_local_experts is 4 there and 8 here.*--fresh"):
+        trainer(tmp_path, config=other).resume()
+
+
+def test_kill_saves_too(tmp_path: Path) -> None:
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    run = trainer(tmp_path)
+    run.report = lambda record: signal.raise_signal(signal.SIGTERM) if record["step"] == 2 else None
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(SystemExit):
+            run.run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    again = trainer(tmp_path)
+    assert again.resume() and again.step == 3
+
+
+def test_whatever_write_of_a_step_the_disk_is_full_at_the_run_goes_on(
+    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[Any]]
+) -> None:
+    """Every operation on the disk of step k+1, its log and its checkpoint, in turn: then k or k+1 is resumed."""
+    whole, first = trainer(tmp_path / "whole"), trainer(tmp_path / "first")
+    first.run(until=2)
+    found, n = [], 0
+    while True:
+        out = tmp_path / str(n)
+        shutil.copytree(tmp_path / "first", out)
+        run = trainer(out)
+        assert run.resume()
+        with full_disk(n) as disk:
+            try:
+                run.run(until=3)
+            except ResourceError as e:
+                assert "the disk is full" in str(e)
+        again = trainer(out)
+        assert again.resume()
+        found.append(again.step)
+        if disk.left >= 0:
+            break
+        if n % 10 == 0:
+            again.run(until=4)
+            whole.run(until=4)
+            assert [r["loss"] for r in log(out)] == [r["loss"] for r in log(tmp_path / "whole")]
+            assert_same_state(whole, again)
+        n += 1
+    assert n > 12 and found[0] == 2 and found[-1] == 3 and set(found) == {2, 3}
+
+
+@pytest.mark.parametrize("n_lines", [0, 2])
+def test_a_log_that_cannot_be_written_leaves_no_state_that_it_does_not_know(tmp_path: Path, n_lines: int) -> None:
+    run = trainer(tmp_path)
+    run.run(until=1)
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (tmp_path / "log.jsonl").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size * (n_lines + 1) + 20, hard))
+    try:
+        with pytest.raises(ResourceError, match=r"log\.jsonl cannot be written"):
+            run.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    again = trainer(tmp_path)
+    assert again.resume() and again.step == 1
+    again.run()
+    assert [r["step"] for r in log(tmp_path)] == list(range(6))
+
+
 @pytest.mark.parametrize(
-    ("meta", "tensors"), [(3, {}), ({"step": 1}, {}), (None, {"master/embed.weight": torch.zeros(2)})]
+    "meta",
+    [{"step": 1}, {"step": 1, "seconds": 0.0, "fields": 3}, {"step": "1", "seconds": 0.0, "fields": {"model": {}}}],
 )
-def test_a_state_that_is_none_is_refused(tmp_path: Path, meta: Any, tensors: dict[str, torch.Tensor]) -> None:
+def test_a_state_that_is_none_is_refused(tmp_path: Path, meta: dict[str, Any]) -> None:
+    run = trainer(tmp_path)
+    run.checkpoints.save(1, {}, meta)
+    with pytest.raises(CheckpointError, match="is not the state of a training run"):
+        run.resume()
+
+
+def test_a_state_without_a_tensor_is_refused(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     run.save()
-    path = tmp_path / "state.safetensors"
-    save_state(path, tensors, load_state(path)[1] if meta is None else meta)
-    with pytest.raises(CheckpointError, match=r"state\.safetensors"):
+    found = run.checkpoints.latest()
+    assert found is not None
+    run.checkpoints.save(1, {"master/embed.weight": torch.zeros(2)}, found[1])
+    with pytest.raises(CheckpointError, match=r"'embed.weight' is of shape \[2\], expected shape \[64, 16\]"):
         run.resume()
 
 

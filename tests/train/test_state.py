@@ -1,11 +1,8 @@
-import builtins
-import errno
-import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -190,63 +187,9 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_old_state(tmp_path: Path) -> 
     assert latest(tmp_path) == 1 and names(tmp_path) == ["step-00000001"]
 
 
-class FullDisk:
-    """From call `n` on, nothing that needs the disk works: writes, fsync, renames, new folders."""
-
-    def __init__(self, n: int):
-        self.left = n
-
-    def count(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def counting(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            self.count()
-            return function(*args, **kwargs)
-
-        return counted
-
-    def opening(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def opened(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-            if not set("wxa") & set(mode):
-                return function(path, mode, *args, **kwargs)
-            self.count()
-            file = function(path, mode, *args, **kwargs)
-            file.write = self.counting(file.write)
-            return file
-
-        return opened
-
-
-@contextmanager
-def full_disk(n: int) -> Iterator[FullDisk]:
-    disk = FullDisk(n)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("fsync", "replace", "rename", "mkdir"):
-            patch.setattr(os, name, disk.counting(getattr(os, name)))
-        plain = builtins.open
-        for module in (builtins, io):
-            patch.setattr(module, "open", disk.opening(_writable_attributes(plain)))
-        yield disk
-
-
-def _writable_attributes(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Files whose `write` can be replaced: those of C have fixed attributes, a subclass has not."""
-
-    class Writer(io.BufferedWriter):
-        pass
-
-    def opened(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        return Writer(io.FileIO(path, mode.replace("b", ""))) if "b" in mode and "r" not in mode else function(
-            path, mode, *args, **kwargs
-        )  # fmt: skip
-
-    return opened
-
-
-def test_whatever_write_the_disk_is_full_at_a_good_state_is_there(tmp_path: Path) -> None:
+def test_whatever_write_the_disk_is_full_at_a_good_state_is_there(
+    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[Any]]
+) -> None:
     """Every one of them in turn, on the save of step k+1 beside k-1 and k: then k or k+1 is found."""
     found, n = [], 0
     while True:

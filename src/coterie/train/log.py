@@ -29,14 +29,15 @@ class Log:
         with disk_errors(path):
             if path.exists():
                 _keep_before(path, first)
-            self._file = path.open("ab")
+            self._file = path.open("ab", buffering=0)  # what a full disk did not take must not be tried again later
         self._path = path
 
     def write(self, record: dict[str, Any]) -> None:
         plain = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in record.items()}
         with disk_errors(self._path):
-            self._file.write((json.dumps(plain) + "\n").encode())
-            self._file.flush()
+            left = (json.dumps(plain) + "\n").encode()
+            while left:
+                left = left[self._file.write(left) :]
 
     def sync(self) -> None:
         """Force the lines to disk: a checkpoint that survives a power cut must not know more steps than the log."""

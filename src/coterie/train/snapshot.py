@@ -4,6 +4,7 @@ Tensors: `master/NAME` and the optimizer's moments, `buffer/NAME` for what a mod
 of a balanced router), `random/...`. Where the run is in its data is its step: batch n is a function of (seed, n).
 """
 
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,11 @@ def require_same_run(meta: dict[str, Any], mine: dict[str, Any], where: Path) ->
     other = _difference({"optimizer": "adamw"} | fields | {"model": 0}, mine["fields"] | {"model": 0})
     if other:
         raise CheckpointError(f"{where} belongs to another recipe: {other}; {_WHAT_TO_DO}")
-    if meta.get("data", mine["data"]) != mine["data"]:
-        raise CheckpointError(f"{where} was trained on other text: {meta['data']}, now {mine['data']}; {_WHAT_TO_DO}")
+    theirs, ours = meta.get("data", mine["data"]), mine["data"]
+    if theirs != ours:
+        first = next((pair for pair in zip_longest(theirs, ours) if pair[0] != pair[1]), (theirs, ours))
+        then, now = (f"{file[0]} with {file[1]:,} tokens" if file else "nothing" for file in first)
+        raise CheckpointError(f"{where} was trained on other text: {then} there and {now} here; {_WHAT_TO_DO}")
 
 
 _WHAT_TO_DO = "choose another folder with --out, or start again with --fresh"
