@@ -29,7 +29,9 @@ def examine(dense_config: ModelConfig, dense_tensors: Any) -> Callable[..., Cert
         config = sparse_config(dense_config, fields, plan, where="test")
         dense = {name: t.to(dtype) for name, t in dense_tensors(dense_config).items()}
         read = upcycle(dense.__getitem__, config, plan)
-        sparse = {name: read(name) for name in Transformer(config, torch.float32).tensors()}
+        shapes = {name: t.shape for name, t in Transformer(config, torch.float32).tensors().items()}
+        own = {name: torch.full(shape, float(len(shape) == 1)) for name, shape in shapes.items() if "router." in name}
+        sparse = own | {name: read(name) for name in shapes if name not in own}
         if edit is not None:
             edit(sparse)
         return certify(
@@ -79,6 +81,32 @@ def test_softmax_over_all_experts_equals_the_dense_model_where_the_router_has_no
     found.require()  # nothing is claimed, so nothing is broken
     every = fields | {"num_experts_per_tok": 4 * granularity}
     assert examine(Upcycling(router_std=3.0, **plan), every).difference < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("kind", "top_k"),
+    [("noisy_topk", 2), ("sigmoid_bias", 3), ("gshard", 2), ("hash", 2), ("random", 1), ("dense", 4)],
+)
+def test_routers_whose_weights_add_up_to_one(examine: Examine, kind: str, top_k: int) -> None:
+    fields = {"num_local_experts": 4, "num_experts_per_tok": top_k, "router": {"kind": kind}}
+    found = examine(Upcycling(router_std=2.0), fields)
+    assert found.is_equality_expected and found.difference < TOLERANCE, found
+
+
+@pytest.mark.parametrize("kind", ["switch", "base", "sinkhorn"])
+def test_routers_that_weigh_their_one_expert_by_what_they_think_of_it(examine: Examine, kind: str) -> None:
+    fields = {"num_local_experts": 4, "num_experts_per_tok": 1, "router": {"kind": kind}}
+    found = examine(Upcycling(router_std=0.0), fields)
+    assert found.is_equality_expected and found.difference < TOLERANCE, found
+    found = examine(Upcycling(router_std=0.1), fields)
+    assert not found.is_equality_expected and TOLERANCE < found.difference < found.logit
+
+
+@pytest.mark.parametrize(("kind", "top_k"), [("soft", 4), ("expert_choice", 2)])
+def test_routers_that_look_at_several_tokens_claim_nothing(examine: Examine, kind: str, top_k: int) -> None:
+    found = examine(Upcycling(), {"num_local_experts": 4, "num_experts_per_tok": top_k, "router": {"kind": kind}})
+    assert not found.is_equality_expected
+    found.require()
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0, 1 + 1e-6])

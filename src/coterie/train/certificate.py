@@ -19,7 +19,7 @@ from coterie.errors import CheckpointError
 from coterie.kernels import rms_norm, rotary_tables
 from coterie.model import Transformer
 from coterie.model.attention import WholeSequences
-from coterie.routing import Assignment, Rows
+from coterie.routing import Assignment, Routing, Rows
 
 __all__ = ["TOLERANCE", "Certificate", "certify"]
 
@@ -97,7 +97,7 @@ def certify(
 
 def _through(
     read: Tensors, config: ModelConfig, layer: int, x_TD: Tensor, ids_T: Tensor
-) -> tuple[Tensor, Assignment | None]:
+) -> tuple[Tensor, Routing | None]:
     """One block in float64, alone in a model of a single layer and a single token."""
     one = Transformer(
         replace(config, num_hidden_layers=1, vocab_size=1, bos_token_id=None, eos_token_id=None), torch.float64
@@ -111,7 +111,7 @@ def _through(
     return y_TD, routing
 
 
-def _shares(routing: object, scale: float, granularity: int) -> tuple[float, float]:
+def _shares(routing: Routing | None, scale: float, granularity: int) -> tuple[float, float]:
     """The least and the most that a segment of the dense block counts for in a token; it must be 1."""
     if not isinstance(routing, Assignment):
         return 0.0, 1.0  # a mixture of tokens: no token has experts of its own

@@ -147,11 +147,13 @@ def embedding_routers(models: Sequence[Tensors], config: ModelConfig, shared: st
 
 def _through(one: Transformer, x_SD: Tensor) -> tuple[Tensor, Tensor]:
     """A prompt after the layer, and what the layer's router would see of it."""
-    c, block = one.config, one.layers[0]
+    c = one.config
+    attention, norm, feed_forward = (
+        one.get_submodule(f"layers.0.{name}") for name in ("attention", "feed_forward.gate_up.norm", "feed_forward")
+    )
     rotary = rotary_tables(torch.arange(len(x_SD)), c.head_dim, c.rope_theta, x_SD.dtype)
-    between_SD = x_SD + block.attention(x_SD, rotary, WholeSequences(1, c.sliding_window))
-    normed_SD = block.feed_forward.gate_up.norm(between_SD)
-    return between_SD + block.feed_forward(between_SD), normed_SD
+    between_SD = x_SD + attention(x_SD, rotary, WholeSequences(1, c.sliding_window))
+    return between_SD + feed_forward(between_SD), norm(between_SD)
 
 
 def _add(found: PromptRouters, seen: Sequence[Tensor]) -> None:
