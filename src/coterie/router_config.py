@@ -17,7 +17,8 @@ ROUTER_KINDS = (
     "topk", "topk_all", "noisy_topk", "switch", "gshard", "expert_choice", "base", "sinkhorn", "soft", "sparsemixer",
     "sparsemixer_v2", "sigmoid_bias", "hash", "random", "dense",
 )  # fmt: skip
-FIXED_TOP_K = {"switch": 1, "base": 1, "sparsemixer": 1, "gshard": 2}  # kinds that are defined for so many experts only
+FIXED_TOP_K = {"switch": 1, "base": 1, "sparsemixer": 1, "gshard": 2}  # kinds defined for so many experts only
+_OF_ALL = ("soft", "dense")  # kinds that send each token to all experts
 _LIMITED = ("topk", "topk_all", "noisy_topk", "switch", "gshard", "sigmoid_bias")  # kinds that take a capacity
 _RENORMALISING = ("topk", "noisy_topk", "sigmoid_bias")
 _NEVER_CAUSAL = ("expert_choice", "soft")
@@ -73,16 +74,20 @@ class RouterConfig:
     def needs_token_ids(self) -> bool:
         return self.kind in _WITHOUT_WEIGHT
 
+    def top_k_for(self, n_experts: int, top_k: int) -> int:
+        """How many experts a token of this kind has: `top_k`, or the only number that it is defined for."""
+        if self.kind in _OF_ALL:
+            return n_experts
+        return min(top_k, 2) if self.kind == "sparsemixer_v2" else FIXED_TOP_K.get(self.kind, top_k)
+
     def check_sizes(self, n_experts: int, top_k: int, renormalise: bool) -> None:
         """`ConfigError` where this kind cannot route each token to `top_k` of `n_experts`."""
-        wanted = {**FIXED_TOP_K, "dense": n_experts}.get(self.kind, top_k)
+        wanted = self.top_k_for(n_experts, top_k)
         if top_k != wanted:
             raise ConfigError(
                 f"num_experts_per_tok is {top_k}, but the router {self.kind!r} sends each token to {wanted} of "
                 f"{n_experts} experts: set it to {wanted}"
             )
-        if self.kind == "sparsemixer_v2" and top_k > 2:
-            raise ConfigError(f"num_experts_per_tok is {top_k}, but the router 'sparsemixer_v2' is defined for 1 and 2")
         if not self.is_plain:  # a plain model with one expert a token may have been trained elsewhere
             self.check_trainable(top_k, renormalise)
 

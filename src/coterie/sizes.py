@@ -71,11 +71,18 @@ def _count(config: ModelConfig, n_experts: int) -> Parameters:
     return Parameters(
         embedding=config.vocab_size * D,
         attention=L * (2 * D * query + 2 * D * key),  # q and o, k and v
-        router=L * D * config.num_local_experts if config.num_local_experts else 0,
+        router=L * _router(config),
         feedforward=L * n_experts * 3 * D * config.intermediate_size,  # gate, up, down
         norms=(2 * L + 1) * D,
         head=0 if config.tie_word_embeddings else config.vocab_size * D,
     )
+
+
+def _router(config: ModelConfig) -> int:
+    """The numbers of one router, a balancing bias included."""
+    n_experts = config.num_local_experts
+    shapes = config.router.tensor_shapes(n_experts, config.hidden_size) if n_experts else {}
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def expansion(config: ModelConfig) -> float:

@@ -15,11 +15,12 @@ from coterie.checkpoint.folder import open_checkpoint
 from coterie.checkpoint.gguf_convert import convert_to_gguf
 from coterie.checkpoint.huggingface import copy_files, write_json, write_shards, write_sidecars
 from coterie.checkpoint.mistral import config_to_params
+from coterie.checkpoint.names import Naming, Place, is_exact
 from coterie.checkpoint.numbers import FILE_DTYPES, file_type
-from coterie.checkpoint.opened import Checkpoint
+from coterie.checkpoint.opened import Checkpoint, require_plain_router
 from coterie.checkpoint.packed_plain import plan_any
 from coterie.checkpoint.pieces import Files
-from coterie.checkpoint.safetensors import write_file
+from coterie.checkpoint.safetensors import Entry, write_file
 from coterie.checkpoint.tied import require_tied_equal
 from coterie.checkpoint.vocabulary import write_vocabulary
 from coterie.errors import RequestError, nearest
@@ -56,6 +57,8 @@ def convert(
     if to != "packed" and (method != "rtn" or calibration is not None):
         raise RequestError(f"a method and a calibration text are for packed files, and the format is {to!r}")
     checkpoint = open_checkpoint(src)
+    if to != "huggingface":
+        require_plain_router(checkpoint, {"mistral": "Mistral folders", "gguf": "GGUF files"}.get(to, "packed folders"))
     if checkpoint.format == "packed" and to != "packed":
         type = type or "bf16"
     if type is not None:
@@ -89,7 +92,8 @@ def _to_packed(
 
 
 def _to_folder(checkpoint: Checkpoint, dst: Path, to: str, code: str | None, progress: Progress | None) -> None:
-    work = plan_any(checkpoint, "mistral" if to == "mistral" else "huggingface", lambda _, entry: code or entry.dtype)
+    naming: Naming = "mistral" if to == "mistral" else "huggingface"
+    work = plan_any(checkpoint, naming, lambda place, entry: _code(place, entry, code))
     if quantised := {w.dtype for w in work} - FILE_DTYPES.keys():
         raise RequestError(
             f"{checkpoint.path} has numbers of type {', '.join(sorted(quantised))}, which {to} files have not; say as "
@@ -112,6 +116,10 @@ def _to_folder(checkpoint: Checkpoint, dst: Path, to: str, code: str | None, pro
             copy_files(extras, partial)
         if checkpoint.path.is_file():
             write_vocabulary(checkpoint.path, partial)
+
+
+def _code(place: Place, entry: Entry, code: str | None) -> str:
+    return entry.dtype if code is None or is_exact(place.name) else code
 
 
 def _companions(src: Path) -> list[Path]:

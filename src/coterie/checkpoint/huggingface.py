@@ -21,7 +21,7 @@ from coterie.checkpoint.huggingface_keys import (
     is_bookkeeping,
 )
 from coterie.checkpoint.json_text import read_object
-from coterie.checkpoint.names import Place, places
+from coterie.checkpoint.names import Place, is_exact, places
 from coterie.checkpoint.numbers import file_bytes, file_type
 from coterie.checkpoint.safetensors import TensorSpec, write_file
 from coterie.config import ModelConfig
@@ -65,7 +65,9 @@ def config_from_json(values: dict[str, Any], where: str) -> ModelConfig:
         chosen["head_dim"] = 0
     elif chosen["head_dim"] == 0:
         raise ConfigError(f"{where}: head_dim is 0, expected null or a positive even number")
-    if kind != "mixtral":
+    if kind != "coterie" and chosen.get("router") is not None:
+        raise ConfigError(f"{where}: router is given, which only the model_type 'coterie' has, and this is {kind!r}")
+    if kind not in ("mixtral", "coterie"):
         _refuse_experts(chosen, kind, where)
     elif chosen["num_local_experts"] is None:
         raise ConfigError(f"{where}: num_local_experts is null, expected a whole number for a mixture of experts")
@@ -82,9 +84,7 @@ def config_from_json(values: dict[str, Any], where: str) -> ModelConfig:
 
 def config_to_json(config: ModelConfig) -> dict[str, Any]:
     """The config.json of a model, readable by transformers 4 (`rope_theta`) and 5 (`rope_parameters`)."""
-    kind = "mixtral" if config.is_sparse else config.extra.get("model_type", "mistral")
-    if kind not in ARCHITECTURES or (not config.is_sparse and (kind == "mixtral" or config.sliding_window is not None)):
-        kind = "mistral"
+    kind = _kind_of(config)
     fields = config.to_fields()
     dtype, theta = fields.pop("torch_dtype"), fields.pop("rope_theta")
     if not config.is_sparse:
@@ -106,6 +106,14 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+def _kind_of(config: ModelConfig) -> str:
+    """The model_type to write: "coterie" where another program that knows Mixtral would compute something else."""
+    if config.is_sparse:
+        return "mixtral" if config.router.is_plain and config.norm_topk_prob else "coterie"
+    kind = config.extra.get("model_type", "mistral")
+    return kind if kind == "llama" and config.sliding_window is None else "mistral"
+
+
 def save_huggingface(
     folder: Path,
     config: ModelConfig,
@@ -122,15 +130,18 @@ def save_huggingface(
     `replace`.
     """
     torch_name, code = file_type(dtype)
-    specs = [(TensorSpec(name, code, place.shape), place) for name, place in places(config, "huggingface")]
+    specs = [
+        (TensorSpec(name, "F32" if is_exact(place.name) else code, place.shape), place)
+        for name, place in places(config, "huggingface")
+    ]
     require_disk(folder, sum(spec.nbytes for spec, _ in specs))
 
-    def contents(place: Place) -> Iterator[Any]:
+    def contents(spec: TensorSpec, place: Place) -> Iterator[Any]:
         flat = tensors[place.name].detach().reshape(-1)
-        yield from file_bytes(flat[place.first : place.first + place.n_elements], code, place.name)
+        yield from file_bytes(flat[place.first : place.first + place.n_elements], spec.dtype, place.name)
 
     with new_folder(folder, replace=replace) as partial:
-        write_shards(partial, [spec for spec, _ in specs], (contents(place) for _, place in specs))
+        write_shards(partial, [spec for spec, _ in specs], (contents(spec, place) for spec, place in specs))
         write_sidecars(partial, config, torch_name, extra_files)
 
 

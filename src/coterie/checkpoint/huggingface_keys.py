@@ -9,7 +9,10 @@ from typing import Any
 
 __all__ = ["ABSENT", "ARCHITECTURES", "FIELDS", "HARMLESS", "NEUTRAL", "REQUIRED", "is_bookkeeping"]
 
-ARCHITECTURES = {"mixtral": "MixtralForCausalLM", "mistral": "MistralForCausalLM", "llama": "LlamaForCausalLM"}
+ARCHITECTURES = {
+    "mixtral": "MixtralForCausalLM", "mistral": "MistralForCausalLM", "llama": "LlamaForCausalLM",
+    "coterie": "CoterieForCausalLM",  # Mixtral with another router: its own name, so that nobody runs it as Mixtral
+}  # fmt: skip
 
 REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
@@ -26,6 +29,7 @@ FIELDS = (
     "tie_word_embeddings",
     "bos_token_id",
     "eos_token_id",
+    "router",
 )
 
 ABSENT: dict[str, dict[str, Any]] = {  # what a missing key means, by model_type: the defaults of transformers
@@ -42,6 +46,7 @@ ABSENT: dict[str, dict[str, Any]] = {  # what a missing key means, by model_type
         "sliding_window": None,
     },
 }  # fmt: skip
+ABSENT["coterie"] = ABSENT["mixtral"]
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish"),

@@ -21,6 +21,7 @@ __all__ = [
     "Place",
     "canonical_shapes",
     "file_shape",
+    "is_exact",
     "is_ignorable",
     "n_places",
     "naming_of",
@@ -120,7 +121,9 @@ def part_of(name: str) -> str:
     """The part of a model that a canonical tensor belongs to, as `inspect` counts them."""
     if "norm" in name:
         return "norms"
-    names = {"embed": "embedding", "head": "head", "router": "router", "q": "attention", "k": "attention"}
+    if ".moe.router" in name:
+        return "router"
+    names = {"embed": "embedding", "head": "head", "q": "attention", "k": "attention"}
     names |= {"v": "attention", "o": "attention"}
     return names.get(name.rpartition(".")[2], "feedforward")
 
@@ -129,7 +132,9 @@ def n_places(config: ModelConfig, naming: Naming) -> int:
     """How many places `places` yields, without listing them (a hostile config may ask for millions)."""
     experts = config.num_local_experts
     per_expert = 2 if naming == "gguf_gate_up" else 3
-    per_layer = 9 if experts is None else (9 if naming == "huggingface_fused" else 7 + per_expert * experts)
+    n_router = len(config.router.tensor_shapes(experts or 0, 0))
+    n_experts_parts = 2 if naming == "huggingface_fused" else per_expert * (experts or 0)
+    per_layer = 9 if experts is None else 6 + n_router + n_experts_parts
     return config.num_hidden_layers * per_layer + (2 if config.tie_word_embeddings else 3)
 
 
@@ -155,6 +160,11 @@ def naming_of(names: Iterable[str]) -> Naming:
     return "huggingface"
 
 
+def is_exact(name: str) -> bool:
+    """Whether a canonical tensor stays float32 in every file: a router's own numbers, where a bit moves tokens."""
+    return ".moe.router." in name
+
+
 def is_ignorable(name: str) -> bool:
     """Whether a tensor holds only what the configuration implies (rotary frequencies that old writers saved)."""
     return _IGNORABLE.fullmatch(name) is not None
@@ -171,6 +181,9 @@ def _split(name: str) -> tuple[str, str]:
 def _file_name(layer: str, suffix: str, naming: Naming) -> str:
     if not layer:
         return _OUTER[suffix][_column(naming)]
+    if suffix.startswith("moe.router."):
+        weight = _file_name(layer, "moe.router", naming)
+        return weight.removesuffix("weight") + suffix.removeprefix("moe.router.")
     if naming == "huggingface_fused" and suffix in _FUSED:
         return _prefix(layer, naming) + _FUSED[suffix]
     return _prefix(layer, naming) + _LAYER[suffix][_column(naming)]

@@ -10,9 +10,9 @@ from coterie.checkpoint.names import Naming, Place, file_shape, n_places, part_o
 from coterie.checkpoint.numbers import CODES, FILE_DTYPES
 from coterie.checkpoint.safetensors import Entry
 from coterie.config import ModelConfig
-from coterie.errors import CheckpointError
+from coterie.errors import CheckpointError, RequestError
 
-__all__ = ["Checkpoint", "list_names", "main_code", "match"]
+__all__ = ["Checkpoint", "list_names", "main_code", "match", "require_plain_router"]
 
 _SHOWN = 4
 
@@ -88,6 +88,16 @@ def match(
     if problems:
         raise CheckpointError(f"{path}: the tensors do not fit the configuration: {'; '.join(problems)}")
     return expected
+
+
+def require_plain_router(checkpoint: Checkpoint, to: str) -> None:
+    """`RequestError` for a model with a router that files of the kind `to` ("GGUF files") have no word for."""
+    router = checkpoint.config.router
+    if not router.is_plain:
+        raise RequestError(
+            f"{checkpoint.path} has the router {router.kind!r}, and {to} hold only models with Mixtral's own: "
+            "keep it as a Hugging Face folder"
+        )
 
 
 def list_names(names: list[str]) -> str:

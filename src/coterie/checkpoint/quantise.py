@@ -13,7 +13,7 @@ import numpy as np
 from coterie.checkpoint.convert_plan import Report, Work
 from coterie.checkpoint.names import part_of
 from coterie.checkpoint.numbers import FILE_DTYPES, as_torch
-from coterie.checkpoint.opened import Checkpoint
+from coterie.checkpoint.opened import Checkpoint, require_plain_router
 from coterie.checkpoint.packed_plain import plan_any
 from coterie.checkpoint.pieces import Files
 from coterie.checkpoint.tied import require_tied_equal
@@ -53,7 +53,8 @@ class Planned:
 
 
 def plan_parts(checkpoint: Checkpoint, recipe: Recipe) -> list[Planned]:
-    """What the recipe makes of a checkpoint, in canonical order, expert by expert."""
+    """What the recipe makes of a checkpoint, in canonical order, expert by expert; its router is Mixtral's own."""
+    require_plain_router(checkpoint, "packed weights")
     groups: dict[str, list[Work]] = {}
     for work in plan_any(checkpoint, "huggingface", lambda _, entry: _float_type(entry.dtype)):
         groups.setdefault(_name_of(checkpoint, work), []).append(work)

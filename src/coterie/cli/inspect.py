@@ -138,6 +138,7 @@ def _experts(config: ModelConfig) -> dict[str, Any] | None:
         return None
     choices, layers = sizes.paths_per_layer(config), config.num_hidden_layers
     return {
+        "router": config.router.kind if config.norm_topk_prob or not config.router.is_plain else "topk_all",
         "per_layer": config.num_local_experts,
         "per_token": config.num_experts_per_tok,
         "choices_per_layer": choices,

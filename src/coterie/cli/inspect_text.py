@@ -87,9 +87,15 @@ def _shape_rows(document: dict[str, Any], config: ModelConfig) -> list[tuple[str
                 f"{experts['per_token']} of {experts['per_layer']} per token, "
                 f"{experts['choices_per_layer']} choices a layer",
             ),
+            ("router", _router_name(experts["router"], config)),
             ("paths through the layers", paths),
         ]
     return rows
+
+
+def _router_name(kind: str, config: ModelConfig) -> str:
+    note = "" if config.router.can_decode else ", which looks at later tokens: no text can be generated"
+    return f"{kind}{note}"
 
 
 def _scaled_note(with_scales: int | None) -> str:

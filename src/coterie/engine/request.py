@@ -13,7 +13,7 @@ from typing import Any
 from coterie.config import ModelConfig
 from coterie.errors import ContextError, RequestError, nearest
 
-__all__ = ["Request", "SamplingParams", "check_ids", "check_text"]
+__all__ = ["Request", "SamplingParams", "check_ids", "check_text", "require_decoding"]
 
 _LARGEST_BIAS = 100.0
 _MOST_LOGPROBS = 20
@@ -81,7 +81,11 @@ class SamplingParams:
         return cls(**values)
 
     def check_model(self, config: ModelConfig, n_prompt: int) -> None:
-        """Ids below the vocabulary's size; prompt plus new tokens within the context (`ContextError`)."""
+        """Ids below the vocabulary's size; prompt plus new tokens within the context (`ContextError`).
+
+        First of all, the model can be used word by word: see `require_decoding`.
+        """
+        require_decoding(config)
         for name, ids in (("stop_token_ids", self.stop_token_ids), ("logit_bias", self.logit_bias or ())):
             for i in ids:
                 _need(i < config.vocab_size, name, i, f"an id below the model's vocabulary of {config.vocab_size}")
@@ -113,6 +117,15 @@ class Request:
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     context_ids: tuple[int, ...] = field(default=())
+
+
+def require_decoding(config: ModelConfig) -> None:
+    """`RequestError` for a model whose router looks at later tokens, which are not there when text is generated."""
+    if config.is_sparse and not config.router.can_decode:
+        raise RequestError(
+            f"the router {config.router.kind!r} of this model chooses experts by looking at later tokens too, so it "
+            "can neither generate nor score text word by word: lm.logits(ids) reads a whole text at once"
+        )
 
 
 def check_text(text: object, what: str = "the prompt") -> str:

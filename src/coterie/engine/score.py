@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from coterie.engine.request import require_decoding
 from coterie.engine.runner import CHUNK, Runner
 from coterie.tokenizer import Tokenizer
 
@@ -45,6 +46,7 @@ def score(
     runner: Runner, context_ids: Sequence[int], continuations: Sequence[Sequence[int]]
 ) -> list[tuple[float, bool]]:
     """(log-probability, is greedy) of each non-empty continuation of a non-empty context. Uses the slots from 0 on."""
+    require_decoding(runner.model.config)
     runner.cache.clear(0)
     *_, last = runner.feed_all(0, context_ids)
     first_1V = runner.logits(last.hidden_TD[-1:])

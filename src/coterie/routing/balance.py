@@ -90,10 +90,9 @@ class LoadBalance:
         self.start_step()
 
     def start_step(self) -> None:
-        self._counts_LE: Tensor | None = None  # of this rank; so are the next two
+        self._counts_LE: Tensor | None = None  # of this rank, and so is the next
         self._probability_LE: Tensor | None = None  # summed over tokens
-        self._of_sequences_L2: Tensor | None = None  # the losses of its sequences summed, and how many there were
-        self._totals: tuple[Tensor, Tensor, Tensor] | None = None
+        self._totals: tuple[Tensor, Tensor] | None = None  # of both, over the ranks
 
     def losses(self, routings: Sequence[Routing], rows: Rows) -> Tensor:
         """The loss of this micro-batch, mean over layers; its load is added to the step's."""
@@ -103,27 +102,19 @@ class LoadBalance:
         share_LTE = torch.stack([_kept(r.logits_TE, rows.mask_T).softmax(-1) for r in routings])
         self._add(counts_LE, share_LTE.detach().sum(1))
         if self.scope == "sequence":
-            loss_LB = torch.stack([_by_sequence(r, rows) for r in routings])
-            sums_L2 = torch.stack(
-                [loss_LB.detach().sum(1), torch.full_like(loss_LB[:, 0].detach(), loss_LB.shape[1])], 1
-            )
-            self._of_sequences_L2 = sums_L2 if self._of_sequences_L2 is None else self._of_sequences_L2 + sums_L2
-            return loss_LB.mean()
+            return torch.stack([_by_sequence(r, rows) for r in routings]).mean()
         if self.scope == "global":
             assert self._counts_LE is not None
             counts_LE = self._reduce(self._counts_LE.clone())
         return _load_balance(counts_LE, share_LTE.sum(1) / max(1, share_LTE.shape[1])).mean()
 
     def exact(self) -> list[float]:
-        """The loss of each layer over the whole step and all ranks: the mean over sequences, or that of all tokens."""
+        """The loss of each layer over the step so far as one, all micro-batches and ranks, whatever the scope."""
         if self._counts_LE is None:
             return []
-        counts_LE, probability_LE, of_sequences_L2 = self._over_ranks()
-        if self.scope == "sequence":
-            values: list[float] = (of_sequences_L2[:, 0] / of_sequences_L2[:, 1]).tolist()
-            return values
+        counts_LE, probability_LE = self._over_ranks()
         n_tokens_L1 = probability_LE.sum(-1, keepdim=True).clamp(min=1e-9)
-        values = _load_balance(counts_LE, probability_LE / n_tokens_L1).tolist()
+        values: list[float] = _load_balance(counts_LE, probability_LE / n_tokens_L1).tolist()
         return values
 
     @property
@@ -138,13 +129,10 @@ class LoadBalance:
         else:
             self._counts_LE, self._probability_LE = self._counts_LE + counts_LE, self._probability_LE + probability_LE
 
-    def _over_ranks(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _over_ranks(self) -> tuple[Tensor, Tensor]:
         assert self._counts_LE is not None and self._probability_LE is not None
         if self._totals is None:
-            pairs_L2 = self._counts_LE[:, :2] if self._of_sequences_L2 is None else self._of_sequences_L2
-            sums = (self._counts_LE, self._probability_LE, pairs_L2)
-            self._totals = tuple(self._reduce(t.clone()) for t in sums)  # type: ignore[assignment]
-        assert self._totals is not None
+            self._totals = self._reduce(self._counts_LE.clone()), self._reduce(self._probability_LE.clone())
         return self._totals
 
 
@@ -161,11 +149,12 @@ def update_bias(router: nn.Module, counts_E: Tensor, rate: float) -> None:
 def translate_coefficient(value: float, convention: str, top_k: int, n_layers: int) -> float:
     """The coefficient that weighs our loss (ideal 1, mean over layers) as `value` weighs that of another stack.
 
-    "transformers": ideal K, the layers' tokens in one heap. "megablocks": ideal 1, mean over layers. "switch",
-    "megatron", "deepspeed": ideal 1, summed over layers; DeepSpeed's top-2 counts the first choice alone, so there the
-    two agree only where first and second choices are loaded alike.
+    "coterie" is our own. "transformers": ideal K, the layers' tokens in one heap. "megablocks": ideal 1, mean over
+    layers. "switch", "megatron", "deepspeed": ideal 1, summed over layers; DeepSpeed's top-2 counts the first choice
+    alone, so there the two agree only where first and second choices are loaded alike.
     """
-    factors = {"transformers": top_k, "megablocks": 1, "switch": n_layers, "megatron": n_layers, "deepspeed": n_layers}
+    factors = {"coterie": 1, "transformers": top_k, "megablocks": 1}
+    factors |= dict.fromkeys(("switch", "megatron", "deepspeed"), n_layers)
     if convention not in factors:
         raise ConfigError(
             f"the convention {convention!r} of a balance coefficient is not known, expected one of "
