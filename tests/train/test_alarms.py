@@ -34,7 +34,7 @@ def test_an_expert_that_starves_is_named_once_with_what_to_do() -> None:
     said = [s for step in range(40) for s in watch.check(step, 3.0, 1.0, starved(0.05))]
     assert len(said) == 1
     assert "expert 2 of layer 1 got less than a tenth of a fair share in the last 10 steps" in said[0]
-    assert "[balance] load (now 0.01)" in said[0] and "[balance] bias" in said[0]
+    assert "[balance] load (now 0.01)" in said[0] and "sigmoid_bias" in said[0]
 
 
 def test_a_dead_expert_is_told_from_a_starving_one() -> None:

@@ -1,11 +1,12 @@
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from coterie.config import ModelConfig
+from coterie.config import ModelConfig, RouterConfig
 from coterie.sizes import active_parameters
 from coterie.train.recipe import Data, Recipe, Train
 from coterie.train.telemetry import Telemetry, mean_bytes_per_token, measure_load, training_operations
@@ -58,6 +59,15 @@ def test_a_window_leaves_keys_out() -> None:
     difference = training_operations(CONFIG, 4) - training_operations(windowed, 4)
     assert difference == pytest.approx(12 * 2 * 2 * 8 * (10 - 7) / 4)
     assert training_operations(windowed, 2) == training_operations(CONFIG, 2)
+
+
+def test_soft_experts_read_slots_not_tokens() -> None:
+    soft = replace(CONFIG, num_experts_per_tok=4, router=RouterConfig(kind="soft", slots=2))
+    experts, mixing = 2 * 2 * 4 * 3 * 16 * 8, 2 * 2 * 2 * 8 * 16
+    attention_and_head = training_operations(CONFIG, 8) / 3 - experts / 2 - 2 * 2 * 4 * 16
+    router = 2 * active_parameters(soft).router
+    expected = attention_and_head + router + experts * 2 / 8 + mixing
+    assert training_operations(soft, 8) == pytest.approx(3 * expected)
 
 
 def test_bytes_of_a_mixture() -> None:

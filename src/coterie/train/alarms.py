@@ -115,7 +115,7 @@ class Alarms:
         if b.load < 0.01:
             return f"raise [balance] load (now {b.load:g}; 0.01 is usual)"
         if not b.bias:
-            return f"raise [balance] load (now {b.load:g}) or let [balance] bias (0.001 is usual) move the choice"
+            return f'raise [balance] load (now {b.load:g}), or choose [router] kind = "sigmoid_bias" and [balance] bias'
         return f"raise [balance] bias (now {b.bias:g}) or load (now {b.load:g}), or lower [train] lr"
 
 

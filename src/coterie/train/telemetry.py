@@ -15,7 +15,7 @@ from torch import Tensor
 
 from coterie.config import ModelConfig
 from coterie.routing.measures import idle_experts, load_entropy, max_violation
-from coterie.sizes import operations_per_token
+from coterie.sizes import active_parameters, operations_per_token
 from coterie.train.alarms import Alarms
 from coterie.train.recipe import Recipe
 
@@ -65,7 +65,19 @@ def training_operations(config: ModelConfig, sequence: int) -> float:
     of S sees (S + 1) / 2 on average, fewer with a window. What recompute adds is not counted, nor are experts that a
     token did not use: the share of the peak is of useful work.
     """
-    return 3 * (operations_per_token(config) + _per_key(config) * _mean_keys(sequence, config.sliding_window))
+    keys = _per_key(config) * _mean_keys(sequence, config.sliding_window)
+    return 3 * (operations_per_token(config) + keys - _not_done_by_soft(config, sequence))
+
+
+def _not_done_by_soft(config: ModelConfig, sequence: int) -> float:
+    """Soft routing has experts read `slots` mixtures of a sequence, not its tokens: per token so much less, and the
+    mixing more: each token goes into every mixture, and takes from every answer."""
+    if config.router.kind != "soft" or config.num_local_experts is None:
+        return 0.0
+    experts = 2 * active_parameters(config).feedforward
+    n_slots = config.router.slots * config.num_local_experts
+    mixing = 2 * 2 * config.num_hidden_layers * n_slots * config.hidden_size
+    return experts * (1 - config.router.slots / sequence) - mixing
 
 
 def _per_key(config: ModelConfig) -> int:

@@ -1,0 +1,86 @@
+"""`coterie train RECIPE --compare topk,switch,...`: a run for each router, then the table and the picture.
+
+Runs that are complete are not run again, stopped ones go on, and one that fails is named while the others go on.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coterie.cli.output import note
+
+if TYPE_CHECKING:
+    from coterie.train.compare import Row
+    from coterie.train.recipe import Recipe
+
+__all__ = ["compare_routers"]
+
+Run = Callable[["Recipe", Path], dict[str, Any] | None]  # trains in a folder; None where it stopped before the end
+
+
+def compare_routers(plan: "Recipe", folder: Path, kinds: list[str], run: Run) -> list[dict[str, Any]]:
+    """Train each kind in `folder`/KIND, write table.md, table.json and plot.svg there, and give the table's rows.
+
+    Raises `CoterieError` at the end where a kind failed, with the table of the others written.
+    """
+    from coterie.errors import CoterieError
+    from coterie.train.compare import as_json, recipe_for
+
+    plans = {kind: recipe_for(plan, kind) for kind in kinds}
+    rows, n_stopped = [], 0
+    for number, (kind, its_plan) in enumerate(plans.items(), 1):
+        note(f"router {kind} ({number} of {len(kinds)})")
+        row = _row(kind, its_plan, folder / kind, run)
+        rows += [row] if row else []
+        n_stopped += row is None
+    if n_stopped:
+        note(f"{n_stopped} of {len(kinds)} routers are not trained to the end; the same command goes on")
+    if rows:
+        _write(rows, plan, folder)
+        note(f"{folder / 'table.md'} has the table, {folder / 'plot.svg'} the curves")
+    failed = [row.kind for row in rows if row.error]
+    if failed:
+        raise CoterieError(f"{', '.join(failed)} failed, the others did not: {folder / 'table.md'} says why")
+    return as_json(rows)
+
+
+def _row(kind: str, plan: "Recipe", folder: Path, run: Run) -> "Row | None":
+    from coterie.train.compare import Row, row_of
+
+    try:
+        if not _is_complete(plan, folder):
+            if run(plan, folder) is None:
+                return None
+        else:
+            note(f"{folder} is complete")
+        return row_of(kind, folder)
+    except Exception as error:
+        note(f"router {kind} failed: {error}")
+        return Row(kind=kind, error=f"{type(error).__name__}: {error}")
+
+
+def _is_complete(plan: "Recipe", folder: Path) -> bool:
+    """Whether this very recipe has been run here to its end; `RecipeError` where another one has been started."""
+    from coterie.errors import RecipeError
+
+    mine = json.loads(json.dumps({k: v for k, v in asdict(plan).items() if k != "run"}))
+    kept = folder / "recipe.json"
+    if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != mine:
+        raise RecipeError(
+            f"{folder} was trained with another recipe; choose another --out, or start again with --fresh"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
+    return (folder / "scores.json").exists()
+
+
+def _write(rows: "list[Row]", plan: "Recipe", folder: Path) -> None:
+    from coterie.train.compare import as_json, chart, markdown, read_log
+
+    logs = {row.kind: read_log(folder / row.kind) for row in rows if not row.error}
+    tokens = plan.train.batch * plan.sequence_plan()[0][1]
+    (folder / "table.md").write_text(markdown(rows, plan.train.steps), encoding="utf-8")
+    (folder / "table.json").write_text(json.dumps(as_json(rows), indent=1) + "\n", encoding="utf-8")
+    (folder / "plot.svg").write_text(chart(logs, tokens), encoding="utf-8")
