@@ -5,14 +5,16 @@ over the sparse layers. Every counted token of a step weighs the same, however t
 Shapes: T tokens, B sequences, S positions, D model width, V vocabulary, E experts.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from coterie.model import Transformer
 from coterie.model.attention import WholeSequences
-from coterie.model.transformer import Output
 from coterie.routing import Rows
-from coterie.routing.balance import expert_counts, load_balancing_loss, z_loss
+from coterie.routing.assignment import Routing
+from coterie.routing.balance import LoadBalance, importance_loss, translate_coefficient, update_bias, z_loss
 from coterie.train.loss import linear_cross_entropy
 from coterie.train.recipe import Balance
 
@@ -20,50 +22,101 @@ __all__ = ["Objective"]
 
 
 class Objective:
-    """The losses of one step, micro-batch by micro-batch; `measures` are those of the step so far."""
+    """The losses of one step, micro-batch by micro-batch; `measures` are those of the step so far.
 
-    def __init__(self, model: Transformer, balance: Balance):
-        self.model, self.coefficients = model, balance
+    `reduce` sums a tensor over the ranks of a run. A loss whose coefficient is 0 is measured too, without a gradient.
+    """
+
+    def __init__(
+        self, model: Transformer, balance: Balance, reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    ):
+        self.model, self._reduce = model, reduce
+        c = model.config
+        load = translate_coefficient(balance.load, balance.convention, c.num_experts_per_tok, c.num_hidden_layers)
+        self._weights = {
+            "balance": load, "z": balance.z, "importance": balance.importance, "noisy_load": balance.noisy_load
+        }  # fmt: skip
+        self._bias_rate = balance.bias
+        self._balance = LoadBalance(balance.scope, reduce)
         self.start_step()
 
     def start_step(self) -> None:
-        self._sums: dict[str, float] = {}
-        self.counts: list[Tensor] = []  # [E] of each sparse layer: the pairs that each expert got in the step so far
+        self._sums: dict[str, Tensor] = {}
+        self._balance.start_step()
+
+    @property
+    def counts(self) -> list[Tensor]:
+        """Of each sparse layer the pairs that each expert got in the step so far, over all ranks: float32 [E]."""
+        return self._balance.counts
 
     def backward(
-        self, ids_BS: Tensor, targets_BS: Tensor, *, n_tokens: float, share: float, generator: torch.Generator
+        self,
+        ids_BS: Tensor,
+        targets_BS: Tensor,
+        documents_BS: Tensor | None = None,
+        *,
+        n_tokens: float,
+        share: float,
+        generator: torch.Generator,
     ) -> None:
         """Adds this micro-batch's gradients: the sum of its token losses over `n_tokens`, the others times `share`.
 
-        `n_tokens` is the number of counted tokens of the whole step, `share` this micro-batch's part of the step.
+        `n_tokens` is the number of counted tokens of the whole step (a target below 0 is not counted), `share` this
+        micro-batch's part of the step. With `documents_BS` tokens attend within their document alone.
         """
-        parts = self._losses(ids_BS, targets_BS, generator)
-        b = self.coefficients
-        total = parts["loss"] / n_tokens + share * (b.load * parts["balance"] + b.z * parts["z"])
+        parts = self._losses(ids_BS, targets_BS, documents_BS, generator)
+        total = parts["loss"] / n_tokens
+        for name, weight in self._weights.items():
+            if weight and name in parts:
+                total = total + share * weight * parts[name]
         total.backward()  # type: ignore[no-untyped-call]
-        for key, value in parts.items():
-            scale = 1 / n_tokens if key == "loss" else share
-            self._sums[key] = self._sums.get(key, 0.0) + float(value.detach()) * scale
+        for name, value in parts.items():
+            scale = 1 / n_tokens if name == "loss" else share
+            scaled = value.detach().double() * scale
+            self._sums[name] = self._sums[name] + scaled if name in self._sums else scaled
 
     def measures(self) -> dict[str, float]:
-        """The mean of each loss over the step."""
-        return dict(self._sums)
+        """The mean of each loss over the step; "balance_exact" is that of all its tokens at once."""
+        sums = {name: float(self._reduce(value)) for name, value in self._sums.items()}
+        exact = self._balance.exact()
+        return sums | ({"balance_exact": sum(exact) / len(exact)} if exact else {})
 
-    def _losses(self, ids_BS: Tensor, targets_BS: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def after_update(self) -> None:
+        """Once per optimizer step: the bias of routers that are balanced by one follows the load of the step."""
+        if not self._bias_rate:
+            return
+        for block, counts_E in zip(self._sparse_blocks(), self.counts, strict=True):
+            update_bias(block.feed_forward.router, counts_E, self._bias_rate)
+
+    def _sparse_blocks(self) -> list[torch.nn.Module]:
+        return [block for block in self.model.layers if block.is_sparse]
+
+    def _losses(
+        self, ids_BS: Tensor, targets_BS: Tensor, documents_BS: Tensor | None, generator: torch.Generator
+    ) -> dict[str, Tensor]:
         B, S = ids_BS.shape
         model, device = self.model, ids_BS.device
         sequence_T = torch.arange(B, device=device).repeat_interleave(S)
         rows = Rows(ids_BS.flatten(), sequence_T, targets_BS.flatten() >= 0, generator)
-        cache = WholeSequences(B, model.config.sliding_window)
+        cache = WholeSequences(B, model.config.sliding_window, documents_BS)
         output = model(ids_BS.flatten(), torch.arange(S, device=device).repeat(B), cache, rows)
         hidden_TD, weight_VD = model.head.norm(output.hidden_TD), model.head.get_parameter("linear.weight")
         loss = linear_cross_entropy(hidden_TD, weight_VD, targets_BS.flatten(), model.dtype)
-        return {"loss": loss} | self._router_losses(output, rows, loss)
+        return {"loss": loss} | self._router_losses(output.routings, rows)
 
-    def _router_losses(self, output: Output, rows: Rows, like: Tensor) -> dict[str, Tensor]:
-        zero, n_layers = like.new_zeros(()), max(1, len(output.routings))
-        balance = sum((load_balancing_loss(r, rows.mask_T) for r in output.routings), zero) / n_layers
-        z = sum((z_loss(r, rows.mask_T) for r in output.routings), zero) / n_layers
-        counts = [expert_counts(r, rows.mask_T) for r in output.routings]
-        self.counts = [old + new for old, new in zip(self.counts, counts, strict=True)] if self.counts else counts
-        return {"balance": balance, "z": z}
+    def _router_losses(self, routings: list[Routing], rows: Rows) -> dict[str, Tensor]:
+        if not routings:
+            zero = torch.zeros((), device=self.model.device)
+            return {"balance": zero, "z": zero}
+        losses = {
+            "balance": self._balance.losses(routings, rows),
+            "z": _mean([z_loss(r, rows.mask_T) for r in routings]),
+        }
+        if self._weights["importance"]:
+            losses["importance"] = _mean([importance_loss(r, rows.mask_T) for r in routings])
+        noisy = [r.losses["load"] for r in routings if "load" in r.losses]
+        return losses | ({"noisy_load": _mean(noisy)} if noisy else {})
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).mean()

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from coterie.config import ModelConfig
-from coterie.errors import DataError, RecipeError, nearest
+from coterie.errors import ConfigError, DataError, RecipeError, nearest
+from coterie.router_config import RouterConfig
+from coterie.routing.balance import CONVENTIONS, SCOPES
 from coterie.train.recipe_values import (
     NUMBER,
     NUMBERS,
@@ -25,7 +27,7 @@ from coterie.train.recipe_values import (
 )  # fmt: skip
 
 __all__ = [
-    "Balance", "Data", "Init", "Parallel", "Recipe", "Router", "Run", "Train",
+    "Balance", "Data", "Init", "Parallel", "Recipe", "Run", "Train",
     "expand_path", "read_recipe", "token_file_name",
 ]  # fmt: skip
 
@@ -72,16 +74,14 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Router:
-    kind: str = _key(TEXT, "topk")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Balance:
-    scope: str = _key(TEXT, "batch")
-    load: float = _key(NUMBER, 0.01)
+    scope: str = _key(TEXT, "global")  # what is to be even: each sequence, each micro-batch, or the whole step
+    load: float = _key(NUMBER, 0.01)  # weighs the load-balancing loss
+    convention: str = _key(TEXT, "coterie")  # of the stack that `load` is given for
     z: float = _key(NUMBER, 0.001)
-    bias: float = _key(NUMBER, 0.0)
+    importance: float = _key(NUMBER, 0.0)  # both of arXiv 1701.06538; the second needs the router noisy_topk
+    noisy_load: float = _key(NUMBER, 0.0)
+    bias: float = _key(NUMBER, 0.0)  # step of the balancing bias at each update; the router sigmoid_bias alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class Recipe:
     data: Data
     train: Train
     init: Init = Init()
-    router: Router = Router()
+    router: RouterConfig = field(default_factory=RouterConfig)
     balance: Balance = Balance()
     parallel: Parallel = Parallel()
     run: Run = Run()
@@ -117,22 +117,24 @@ class Recipe:
 
 
 _SECTIONS: dict[str, type] = {
-    "data": Data, "train": Train, "init": Init, "router": Router, "balance": Balance, "parallel": Parallel, "run": Run,
+    "data": Data, "train": Train, "init": Init, "balance": Balance, "parallel": Parallel, "run": Run,
 }  # fmt: skip
 _ONLY = {
     ("train", "optimizer"): ("adamw", "muon"),
     ("train", "schedule"): ("linear", "cosine", "constant", "wsd"),
     ("train", "dtype"): ("auto", "float32", "bfloat16"),
-    ("router", "kind"): ("topk",),
-    ("balance", "scope"): ("batch",),
-    ("balance", "bias"): (0.0,),
+    ("balance", "scope"): SCOPES,
+    ("balance", "convention"): ("coterie", *CONVENTIONS),
     ("parallel", "data"): (1,),
     ("parallel", "expert"): (1,),
 }
 _POSITIVE = {
     "train": ("steps", "batch", "accumulate", "lr", "clip"), "init": ("std",), "run": ("eval_every", "save_every"),
 }  # fmt: skip
-_NOT_NEGATIVE = {"train": ("seed", "warmup", "weight_decay"), "init": ("seed",), "balance": ("load", "z")}
+_NOT_NEGATIVE = {
+    "train": ("seed", "warmup", "weight_decay"), "init": ("seed",),
+    "balance": ("load", "z", "importance", "noisy_load", "bias"),
+}  # fmt: skip
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -141,7 +143,7 @@ def read_recipe(path: Path) -> Recipe:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise RecipeError(f"{path} cannot be read as a recipe: {e}") from None
-    known = ["model", *_SECTIONS]
+    known = ["model", "router", *_SECTIONS]
     for name, value in raw.items():
         if name not in known or not isinstance(value, dict):
             raise RecipeError(f"{path}: {name!r} is not a section of a recipe{nearest(name, known)}")
@@ -149,12 +151,20 @@ def read_recipe(path: Path) -> Recipe:
         if name not in raw:
             raise RecipeError(f"{path} has no section [{name}]; a recipe needs [data] files and [train] steps")
     parts = {name: _section(kind, raw[name], f"{path}: [{name}]") for name, kind in _SECTIONS.items() if name in raw}
-    recipe = Recipe(model=raw.get("model", {}), **parts)
+    recipe = Recipe(model=raw.get("model", {}), router=_router(raw.get("router", {}), path), **parts)
     _check_choices(recipe, path)
     _check_bounds(recipe, path)
+    _check_balance(recipe, path)
     _check_files(recipe.data, path)
     _check_sequence(recipe, path)
     return recipe
+
+
+def _router(raw: dict[str, Any], path: Path) -> RouterConfig:
+    try:
+        return RouterConfig.from_fields(raw)
+    except ConfigError as e:
+        raise RecipeError(f"{path}: {e}") from None
 
 
 def _section(kind: type, raw: dict[str, Any], where: str) -> Any:
@@ -181,6 +191,15 @@ def _check_choices(recipe: Recipe, path: Path) -> None:
         if value not in allowed:
             listed = ", ".join(map(repr, allowed))
             raise RecipeError(f"{path}: [{section}] {key} is {value!r}, supported now: {listed}")
+
+
+def _check_balance(recipe: Recipe, path: Path) -> None:
+    for key, kind in (("bias", "sigmoid_bias"), ("noisy_load", "noisy_topk")):
+        if getattr(recipe.balance, key) and recipe.router.kind != kind:
+            raise RecipeError(
+                f"{path}: [balance] {key} is for the router {kind!r} and [router] kind is {recipe.router.kind!r}; "
+                f"choose that router, or leave {key} out"
+            )
 
 
 def _check_bounds(recipe: Recipe, path: Path) -> None:
@@ -216,6 +235,17 @@ def _check_files(data: Data, path: Path) -> None:
         raise RecipeError(f"{path}: [data] weights is {list(data.weights)}, expected shares from 0 up, not all 0")
 
 
+def _model_config(recipe: Recipe, path: Path) -> ModelConfig:
+    """[model] with its router, which must be one that can learn."""
+    config = ModelConfig.from_fields(recipe.model | {"router": recipe.router}, where=f"{path}: [model]")
+    try:
+        if config.is_sparse:
+            recipe.router.check_trainable(config.num_experts_per_tok, config.norm_topk_prob)
+    except ConfigError as e:
+        raise RecipeError(f"{path}: [model] {e}") from None
+    return config
+
+
 def _check_sequence(recipe: Recipe, path: Path) -> None:
     """Phases rise from the first step; in each, a step is whole rows in whole micro-batches, inside the context."""
     t, plan = recipe.train, recipe.sequence_plan()
@@ -229,7 +259,7 @@ def _check_sequence(recipe: Recipe, path: Path) -> None:
                 f"{path}: [train] batch {t.batch} of sequence {lengths[0]} cannot be cut into whole sequences of "
                 f"{length} in {t.accumulate} micro-batches"
             )
-    config = ModelConfig.from_fields(recipe.model, where=f"{path}: [model]")
+    config = _model_config(recipe, path)
     longest = config.max_position_embeddings
     if max(lengths) > longest:
         raise RecipeError(f"{path}: sequence {max(lengths)} is longer than max_position_embeddings {longest}")
