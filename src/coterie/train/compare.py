@@ -87,15 +87,18 @@ def row_of(kind: str, run: Path) -> Row:
     log, scores = read_log(run), json.loads((run / "scores.json").read_text(encoding="utf-8"))
     config = open_checkpoint(run / "model").config
     last = log[-max(1, round(_LAST * len(log))) :]
-    means = {key: _mean(r[key] for r in last) for key in ("loss", "max_vio", "entropy", "idle", "dropped")}
     return Row(
         kind=kind,
         bits_per_byte=_mean(score["bits_per_byte"] for score in scores.values()),
+        loss=_mean(r["loss"] for r in last),
+        max_vio=_mean(r["max_vio"] for r in last),
+        entropy=_mean(r["entropy"] for r in last),
+        idle=_mean(r["idle"] for r in last),
+        dropped=_mean(r["dropped"] for r in last),
         tokens_per_s=statistics.median(r["tokens_per_s"] for r in log),
         can_decode=config.router.can_decode,
         parameters=parameters(config).total,
         active=active_parameters(config).total,
-        **means,
     )
 
 
