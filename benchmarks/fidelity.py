@@ -28,7 +28,7 @@ from coterie.checkpoint.convert import convert
 from coterie.checkpoint.hub import DEMO
 from coterie.config import ModelConfig
 from coterie.kernels import cpu
-from coterie.train.data import read_texts
+from coterie.train.texts import read_texts
 
 CLEAR = 0.02  # between the logits of the last expert that is chosen and the first that is not
 

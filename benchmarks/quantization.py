@@ -32,7 +32,7 @@ from coterie.quant.layers import install
 from coterie.quant.recipe import TYPES, Recipe
 from coterie.quant.report import require_bits
 from coterie.tokenizer import Tokenizer
-from coterie.train.data import read_texts
+from coterie.train.texts import read_texts
 
 METHODS = {"rtn": ("rtn", False), "rtn + text": ("rtn", True), "hqq": ("hqq", False), "hqq + text": ("hqq", True)}
 COLOURS = dict(zip(METHODS, ("#0072B2", "#56B4E9", "#D55E00", "#E69F00"), strict=True))

@@ -21,7 +21,7 @@ import coterie
 from coterie.checkpoint.convert import convert
 from coterie.checkpoint.verify import write_manifest
 from coterie.eval.perplexity import score_tokens
-from coterie.train.data import read_texts
+from coterie.train.texts import read_texts
 from coterie.train.recipe import read_recipe
 
 TYPE, WINDOWS, LENGTH = "int8", 16, 2048

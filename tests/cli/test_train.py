@@ -118,7 +118,7 @@ def test_fresh_removes_what_a_run_left_and_nothing_else(recipe: Path, capsys: py
     assert (folder / "model").exists()  # no run was here, so that folder is somebody's own
     (folder / "log.jsonl").write_text("")
     assert main(["train", str(recipe), "--fresh"]) == 2
-    assert {p.name for p in folder.iterdir()} == {"notes.txt", "tokenizer"}
+    assert {p.name for p in folder.iterdir()} == {"notes.txt"}
     assert "none.txt" in capsys.readouterr().err
 
 

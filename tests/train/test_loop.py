@@ -15,12 +15,13 @@ from coterie.config import ModelConfig
 from coterie.errors import CheckpointError, CoterieError, ResourceError
 from coterie.eval.perplexity import score_tokens
 from coterie.model import Transformer
-from coterie.train.data import Batches, TokenFile
+from coterie.train.batches import Batches
 from coterie.train.initialise import muon_matrices
 from coterie.train.loop import Trainer
 from coterie.train.recipe import Balance, Data, Recipe, Run, Train
 from coterie.train.snapshot import snapshot
 from coterie.train.state import checkpoint_folder
+from coterie.train.tokens import TokenFile
 
 TINY = ModelConfig(
     vocab_size=64, hidden_size=16, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,

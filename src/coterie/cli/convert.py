@@ -61,7 +61,7 @@ def _calibration_ids(model: Path, text: Path) -> list[int]:
     """The first tokens of a text (.txt, .jsonl or .jsonl.gz), as many as are used."""
     from coterie.checkpoint.calibrate import CALIBRATION_TOKENS
     from coterie.checkpoint.vocabulary import require_vocabulary
-    from coterie.train.data import read_texts
+    from coterie.train.texts import read_texts
 
     tokenizer, _ = require_vocabulary(model)
     ids: list[int] = []

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coterie.cli.output import note, progress
+from coterie.cli.train_data import prepare_tokenizer, prepare_tokens
 from coterie.cli.train_view import TrainView
 
 if TYPE_CHECKING:
     from coterie.model import Transformer
-    from coterie.tokenizer.protocol import Tokenizer
-    from coterie.train.data import TokenFile
     from coterie.train.loop import Trainer
     from coterie.train.recipe import Recipe
+    from coterie.train.tokens import TokenFile
 
 __all__ = ["forget", "run_recipe"]
 
@@ -83,10 +83,10 @@ def assemble(plan: "Recipe", folder: Path, view: TrainView) -> "tuple[Trainer, l
     from coterie.device import choose_device, choose_dtype
     from coterie.errors import RecipeError
     from coterie.tokenizer.load import load_tokenizer
-    from coterie.train.data import Batches
+    from coterie.train.batches import Batches
     from coterie.train.loop import Trainer
 
-    tokenizer_dir = _tokenizer(plan, folder)
+    tokenizer_dir = prepare_tokenizer(plan, folder)
     tokenizer = load_tokenizer(tokenizer_dir)
     fields = {"vocab_size": tokenizer.vocab_size, "bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
     device = choose_device("auto")
@@ -98,7 +98,9 @@ def assemble(plan: "Recipe", folder: Path, view: TrainView) -> "tuple[Trainer, l
             f"[model] vocab_size is {config.vocab_size} and {tokenizer_dir} has {tokenizer.vocab_size} pieces; "
             "leave it out, and it is taken from the tokenizer"
         )
-    train, valid = (_tokens(paths, tokenizer, folder) for paths in (plan.data.files, plan.data.valid))
+    train, valid = (
+        prepare_tokens(names, tokenizer, tokenizer_dir, folder) for names in (plan.data.files, plan.data.valid)
+    )
     t, sequence_plan = plan.train, plan.sequence_plan()
     tokens = t.batch * sequence_plan[0][1]
     bos = config.bos_token_id or 0
@@ -115,54 +117,6 @@ def assemble(plan: "Recipe", folder: Path, view: TrainView) -> "tuple[Trainer, l
 def _warn_reuse(files: "list[TokenFile]", wanted: int) -> None:
     there = sum(len(f.ids) for f in files)
     note(f"{wanted:,} tokens to train on, {there:,} in the files: {wanted / there:.2f} epochs")
-
-
-def _tokenizer(plan: "Recipe", folder: Path) -> Path:
-    """The folder of the tokenizer the recipe names, trained first where it asks for that."""
-    from coterie.tokenizer.export import write_huggingface_tokenizer
-    from coterie.tokenizer.training import train_sentencepiece
-    from coterie.train.data import read_mixture
-    from coterie.train.recipe import expand_path
-
-    wanted = plan.data.tokenizer
-    if isinstance(wanted, str):
-        return expand_path(wanted)
-    target = folder / "tokenizer"
-    if (target / "tokenizer.model").exists():
-        _check_vocabulary(target, wanted["vocab_size"])
-    else:
-        note(f"training a vocabulary of {wanted['vocab_size']} pieces")
-        target.mkdir(parents=True, exist_ok=True)
-        texts = read_mixture([expand_path(name) for name in plan.data.files], plan.data.weights)
-        train_sentencepiece(texts, wanted["vocab_size"], target / "tokenizer.model.partial")
-        write_huggingface_tokenizer(target / "tokenizer.model.partial", target)
-        (target / "tokenizer.model.partial").rename(target / "tokenizer.model")
-    return target
-
-
-def _check_vocabulary(folder: Path, wanted: int) -> None:
-    from coterie.errors import RecipeError
-    from coterie.tokenizer.load import load_tokenizer
-
-    found = load_tokenizer(folder).vocab_size
-    if found != wanted:
-        raise RecipeError(
-            f"{folder} has {found} pieces from an earlier run and the recipe asks for {wanted}; choose another "
-            "[run] out, or start again with --fresh"
-        )
-
-
-def _tokens(names: tuple[str, ...], tokenizer: "Tokenizer", folder: Path) -> "list[TokenFile]":
-    from coterie.train.data import tokenize_file
-    from coterie.train.recipe import expand_path
-
-    files = []
-    for name in names:
-        path = expand_path(name)
-        with progress(f"tokenising {path.name}") as report:
-            files.append(tokenize_file(path, tokenizer, folder / "tokens", report))
-        note(f"{files[-1].name}: {len(files[-1].ids):,} tokens, {files[-1].n_bytes:,} bytes")
-    return files
 
 
 def longest_window(plan: "Recipe") -> int:

@@ -17,7 +17,7 @@ from coterie.config import ModelConfig
 from coterie.errors import CoterieError, ResourceError
 from coterie.model import Transformer
 from coterie.train.bad_numbers import not_finite, write_bad_batch
-from coterie.train.data import Batches
+from coterie.train.batches import Batches
 from coterie.train.induction import plant_induction_heads
 from coterie.train.initialise import initialise, muon_matrices
 from coterie.train.interrupt import interrupt_later
@@ -188,7 +188,7 @@ class Trainer:
         n_micro, device = self.recipe.train.accumulate, self.model.device
         self.optimizer.forget_gradients()  # of a step that was interrupted
         self.objective.start_step()
-        ids_BS, targets_BS = (t.to(device) for t in self.batches.batch(self.step))
+        ids_BS, targets_BS = (t.to(device) for t in self.batches.batch(self.step)[:2])
         n_tokens = max(1, int((targets_BS >= 0).sum()))
         for i, (ids, targets) in enumerate(zip(ids_BS.chunk(n_micro), targets_BS.chunk(n_micro), strict=True)):
             generator = self._generator(i)
