@@ -25,6 +25,10 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
     assert read_recipe(path).train.steps > 0
 
 
+def test_no_experts_are_a_dense_model(tmp_path: Path) -> None:
+    assert read(tmp_path, MINIMAL + "[model]\nnum_local_experts = 0\n").model == {"num_local_experts": None}
+
+
 def test_whole_numbers_pass_for_numbers(tmp_path: Path) -> None:
     assert read(tmp_path, MINIMAL + "lr = 1\n").train.lr == 1.0
 
@@ -38,7 +42,7 @@ def test_whole_numbers_pass_for_numbers(tmp_path: Path) -> None:
         (MINIMAL + "warm_up = 5\n", "'warm_up'; did you mean 'warmup'"),
         (MINIMAL + "[optim]\n", "'optim' is not a section"),
         (MINIMAL + "[model]\nhidden_sise = 3\n", "did you mean 'hidden_size'"),
-        (MINIMAL + "[model]\nnum_local_experts = 0\n", "num_local_experts is 0"),
+        (MINIMAL + "[model]\nnum_local_experts = -1\n", "num_local_experts is -1"),
         (MINIMAL + 'lr = "fast"\n', "lr is 'fast'"),
         (MINIMAL + "lr = nan\n", "lr is nan"),
         (MINIMAL + "clip = true\n", "clip is True"),

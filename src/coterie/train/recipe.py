@@ -151,13 +151,19 @@ def read_recipe(path: Path) -> Recipe:
         if name not in raw:
             raise RecipeError(f"{path} has no section [{name}]; a recipe needs [data] files and [train] steps")
     parts = {name: _section(kind, raw[name], f"{path}: [{name}]") for name, kind in _SECTIONS.items() if name in raw}
-    recipe = Recipe(model=raw.get("model", {}), router=_router(raw.get("router", {}), path), **parts)
+    recipe = Recipe(model=_model(raw.get("model", {})), router=_router(raw.get("router", {}), path), **parts)
     _check_choices(recipe, path)
     _check_bounds(recipe, path)
     _check_balance(recipe, path)
     _check_files(recipe.data, path)
     _check_sequence(recipe, path)
     return recipe
+
+
+def _model(raw: dict[str, Any]) -> dict[str, Any]:
+    """TOML has no null: 0 experts are a dense model, whose `num_local_experts` is None."""
+    n_experts = raw.get("num_local_experts")
+    return raw | {"num_local_experts": None} if type(n_experts) is int and n_experts == 0 else raw
 
 
 def _router(raw: dict[str, Any], path: Path) -> RouterConfig:
