@@ -106,7 +106,8 @@ def test_unset_data_folder_is_one_sentence(recipe: Path, monkeypatch: pytest.Mon
     monkeypatch.delenv("TEXT")
     done = train(recipe)
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines() == ["coterie: $TEXT/run names an environment variable that is not set"]
+    sentence = "the environment variable TEXT is not set; set it (export TEXT=...) or write the path out"
+    assert done.stderr.strip().splitlines() == [f"coterie: $TEXT/run: {sentence}"]
 
 
 def test_fresh_removes_what_a_run_left_and_nothing_else(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

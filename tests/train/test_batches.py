@@ -1,4 +1,5 @@
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -7,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coterie.errors import DataError
-from coterie.train.batches import Batches
+from coterie.model import Transformer
+from coterie.train.batches import Batch, Batches
+from coterie.train.objective import Objective
+from coterie.train.recipe import Balance
 from coterie.train.tokens import TokenFile
 
 
@@ -136,3 +140,32 @@ def test_masked_rows_are_packed_rows_with_the_first_token_of_each_document_left_
             assert [d == documents[0] for d in documents] == [o == of[0] for o in of]
             assert [d == e for d, e in itertools.pairwise(documents)] == [o == p for o, p in itertools.pairwise(of)]
             assert targets == [w if of[j] == owner[at + j] else -1 for j, w in enumerate(wanted)]
+
+
+def test_micro_batches_are_the_rows_in_equal_parts() -> None:
+    batch = Batches(files(64), [], [(0, 8)], 2, 32, 9, 0, is_masked=True).batch(0)
+    first, second = batch.chunk(2)
+    for whole, a, b in zip(batch, first, second, strict=True):
+        assert whole is not None and a is not None and b is not None and torch.equal(torch.cat((a, b)), whole)
+    assert all(part.documents_BS is None for part in Batch(batch.ids_BS, batch.targets_BS, None).chunk(4))
+
+
+def test_a_masked_row_trains_what_its_documents_train_alone(make_model: Callable[..., Transformer]) -> None:
+    """The gradient of a row of two documents is the sum of theirs; in a packed row it is not."""
+    ids = np.array([40, 41, 42, 9, 50, 51, 52, 9])
+    file = TokenFile("f", ids, 1, np.array([4, 8]))
+    masked = Batches([file], [], [(0, 8)], 1, 8, 1, 0, is_masked=True).batch(0)
+    packed = masked._replace(documents_BS=None)
+    first = Batch(torch.tensor([[1, 40, 41, 42, 9]]), torch.tensor([[40, 41, 42, 9, -1]]), None)
+    second = Batch(torch.tensor([[50, 51, 52]]), torch.tensor([[51, 52, 9]]), None)
+
+    def gradients(*rows: Batch) -> torch.Tensor:
+        model = make_model().double()
+        objective = Objective(model, Balance(load=0.0, z=0.0))
+        for row in rows:
+            objective.backward(*row, n_tokens=7, share=1 / len(rows), generator=torch.Generator())
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    alone, together = gradients(first, second), gradients(masked)
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)  # rotary tables are float32
+    assert (gradients(packed) - alone).abs().max() > 1e-3

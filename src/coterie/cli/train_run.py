@@ -104,7 +104,8 @@ def assemble(plan: "Recipe", folder: Path, view: TrainView) -> "tuple[Trainer, l
     t, sequence_plan = plan.train, plan.sequence_plan()
     tokens = t.batch * sequence_plan[0][1]
     bos = config.bos_token_id or 0
-    batches = Batches(train, plan.data.weights, sequence_plan, t.steps, tokens, bos, t.seed)
+    masked = plan.data.documents == "masked"
+    batches = Batches(train, plan.data.weights, sequence_plan, t.steps, tokens, bos, t.seed, is_masked=masked)
     _warn_reuse(train, t.steps * tokens)
 
     def evaluate(model: "Transformer") -> dict[str, float]:

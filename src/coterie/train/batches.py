@@ -26,6 +26,14 @@ class Batch(NamedTuple):
     targets_BS: Tensor
     documents_BS: Tensor | None  # where attention is masked between documents: the number of each position's one
 
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(None if t is None else t.to(device) for t in self))  # type: ignore[arg-type]
+
+    def chunk(self, n: int) -> "list[Batch]":
+        """The rows in n equal parts: a step's micro-batches."""
+        parts = [[None] * n if t is None else t.chunk(n) for t in self]
+        return [Batch(*part) for part in zip(*parts, strict=True)]  # type: ignore[arg-type]
+
 
 class Batches:
     """Windows of every file in a seeded order without replacement, mixed by weight.

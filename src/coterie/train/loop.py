@@ -100,7 +100,9 @@ class Trainer:
         t = self.recipe.train
         plan = [list(p) for p in self.recipe.sequence_plan()]
         run = {"steps": t.steps, "batch": t.batch, "plan": plan, "seed": t.seed, "optimizer": t.optimizer}
-        files = [[f.name, len(f.ids)] for f in self.batches.files]
+        data = self.recipe.data
+        run |= {"weights": list(data.weights), "documents": data.documents}
+        files = [[f.name, len(f.ids), *([f.digest[:12]] if f.digest else [])] for f in self.batches.files]
         return {"fields": {"model": self.model.config.to_fields()} | run, "data": files}
 
     def run(self, until: int | None = None) -> None:
@@ -188,11 +190,11 @@ class Trainer:
         n_micro, device = self.recipe.train.accumulate, self.model.device
         self.optimizer.forget_gradients()  # of a step that was interrupted
         self.objective.start_step()
-        ids_BS, targets_BS = (t.to(device) for t in self.batches.batch(self.step)[:2])
-        n_tokens = max(1, int((targets_BS >= 0).sum()))
-        for i, (ids, targets) in enumerate(zip(ids_BS.chunk(n_micro), targets_BS.chunk(n_micro), strict=True)):
+        batch = self.batches.batch(self.step).to(device)
+        n_tokens = max(1, int((batch.targets_BS >= 0).sum()))
+        for i, part in enumerate(batch.chunk(n_micro)):
             generator = self._generator(i)
-            self.objective.backward(ids, targets, n_tokens=n_tokens, share=1 / n_micro, generator=generator)
+            self.objective.backward(*part, n_tokens=n_tokens, share=1 / n_micro, generator=generator)
             self.optimizer.collect()
         return self.objective.measures()
 

@@ -4,6 +4,7 @@ A recipe needs `[data] files` and `[train] steps`; everything else has a default
 """
 
 import os
+import re
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -46,9 +47,10 @@ class Init:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    files: tuple[str, ...] = _key(TEXTS)  # .jsonl, .jsonl.gz (a "text" each line) or .txt
-    weights: tuple[float, ...] = _key(NUMBERS, ())  # how often each file is drawn from; empty: by its tokens
+    files: tuple[str, ...] = _key(TEXTS)  # files of text, or folders of them (train/texts.py)
+    weights: tuple[float, ...] = _key(NUMBERS, ())  # how often each entry is drawn from; empty: by its tokens
     valid: tuple[str, ...] = _key(TEXTS, ())
+    documents: str = _key(TEXT, "packed")  # or "masked": none looks into another one of its row
     tokenizer: str | dict[str, int] = field(  # a folder, or one to train
         default_factory=lambda: {"vocab_size": 8192}, metadata={"kind": TOKENIZER}
     )
@@ -120,6 +122,7 @@ _SECTIONS: dict[str, type] = {
     "data": Data, "train": Train, "init": Init, "balance": Balance, "parallel": Parallel, "run": Run,
 }  # fmt: skip
 _ONLY = {
+    ("data", "documents"): ("packed", "masked"),
     ("train", "optimizer"): ("adamw", "muon"),
     ("train", "schedule"): ("linear", "cosine", "constant", "wsd"),
     ("train", "dtype"): ("auto", "float32", "bfloat16"),
@@ -274,13 +277,16 @@ def _check_sequence(recipe: Recipe, path: Path) -> None:
 
 
 def token_file_name(path: str) -> str:
-    """What a file of text is called in logs and scores: `a/fr.valid.jsonl.gz` is `fr.valid`."""
-    return Path(path).name.split(".jsonl")[0]
+    """What a file of text is called in logs and scores: `a/fr.valid.jsonl.gz` is `fr.valid`, `a/b.txt` is `b.txt`."""
+    return Path(path).name.split(".jsonl")[0].removesuffix(".parquet")
 
 
 def expand_path(text: str) -> Path:
     """`$NAME` and `~` filled in; an unset variable is a `DataError` that names it."""
     expanded = os.path.expanduser(os.path.expandvars(text))
-    if "$" in expanded:
-        raise DataError(f"{text} names an environment variable that is not set")
+    if unset := re.search(r"\$(\w+|\{[^}]*\})", expanded):
+        name = unset[1].strip("{}")
+        raise DataError(
+            f"{text}: the environment variable {name} is not set; set it (export {name}=...) or write the path out"
+        )
     return Path(expanded)

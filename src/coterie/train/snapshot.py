@@ -57,10 +57,14 @@ def spoilt(tensors: dict[str, Tensor]) -> str | None:
     return None
 
 
+def _text_name(file: list[Any]) -> str:
+    return f"{file[0]} with {file[1]:,} tokens" + "".join(f" (sha256 {digest})" for digest in file[2:])
+
+
 def require_same_run(meta: dict[str, Any], mine: dict[str, Any], where: Path) -> None:
     """`CheckpointError` that names the first field in which a saved run is not this one.
 
-    Both hold `fields` ({"model": {...}, "steps": ...}) and `data` ([[file, tokens], ...]); `meta` also its step.
+    Both hold `fields` ({"model": {...}, "steps": ...}) and `data` ([[file, tokens, sha256], ...]); `meta` also its step.
     """
     fields = meta.get("fields")
     if type(meta.get("step")) is not int or not isinstance(meta.get("seconds"), int | float) or not _is_tree(fields):
@@ -75,7 +79,7 @@ def require_same_run(meta: dict[str, Any], mine: dict[str, Any], where: Path) ->
     theirs, ours = meta.get("data", mine["data"]), mine["data"]
     if theirs != ours:
         first = next((pair for pair in zip_longest(theirs, ours) if pair[0] != pair[1]), (theirs, ours))
-        then, now = (f"{file[0]} with {file[1]:,} tokens" if file else "nothing" for file in first)
+        then, now = (_text_name(file) if file else "nothing" for file in first)
         raise CheckpointError(f"{where} was trained on other text: {then} there and {now} here; {_WHAT_TO_DO}")
 
 
