@@ -4,7 +4,7 @@ Batch `step` is a function of (seed, step) alone, so a resumed run goes on at th
 Every row starts with BOS: evaluation windows and prompts do too. Shapes: B rows, S positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,13 +26,17 @@ class Batch(NamedTuple):
     targets_BS: Tensor
     documents_BS: Tensor | None  # where attention is masked between documents: the number of each position's one
 
+    def map(self, f: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch of what `f` makes of each tensor."""
+        return Batch(f(self.ids_BS), f(self.targets_BS), None if self.documents_BS is None else f(self.documents_BS))
+
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(None if t is None else t.to(device) for t in self))  # type: ignore[arg-type]
+        return self.map(lambda t: t.to(device))
 
     def chunk(self, n: int) -> "list[Batch]":
         """The rows in n equal parts: a step's micro-batches."""
-        parts = [[None] * n if t is None else t.chunk(n) for t in self]
-        return [Batch(*part) for part in zip(*parts, strict=True)]  # type: ignore[arg-type]
+        size = len(self.ids_BS) // n
+        return [self.map(lambda t, at=at: t[at : at + size]) for at in range(0, n * size, size)]  # type: ignore[misc]
 
 
 class Batches:
