@@ -123,6 +123,18 @@ def test_fresh_removes_what_a_run_left_and_nothing_else(recipe: Path, capsys: py
     assert "none.txt" in capsys.readouterr().err
 
 
+def test_only_the_vocabulary(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(recipe), "--tokenizer"]) == 0
+    out = capsys.readouterr().out.split()
+    folder = recipe.parent / "run"
+    assert out[0] == "a.txt" and 1.5 < float(out[1]) < 5 and out[2:] == ["bytes", "a", "token"]
+    assert load_tokenizer(folder / "tokenizer").vocab_size == 512 and not (folder / "log.jsonl").exists()
+    assert main(["train", str(recipe), "--tokenizer", "--json"]) == 0  # it is there already
+    found = json.loads(capsys.readouterr().out)
+    assert found["tokenizer"] == str(folder / "tokenizer") and found["vocab_size"] == 512
+    assert found["bytes_per_token"]["a.txt"] == pytest.approx(float(out[1]), abs=0.01)
+
+
 def test_another_vocabulary_than_the_one_in_the_folder_is_refused(
     recipe: Path, sentencepiece_bytes: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from coterie.cli.output import note, progress
+from coterie.cli.output import note, print_json, print_table, progress
 
 if TYPE_CHECKING:
     from coterie.tokenizer.protocol import Tokenizer
     from coterie.train.recipe import Recipe
     from coterie.train.tokens import TokenFile
 
-__all__ = ["prepare_tokenizer", "prepare_tokens", "train_only_tokenizer"]
+__all__ = ["prepare_tokenizer", "prepare_tokens", "show_tokenizer"]
 
 _VOCABULARY_TEXT = 1 << 28  # bytes of text that a vocabulary is trained on; from more it learns nothing new
 
@@ -48,15 +48,21 @@ def prepare_tokens(
     return files
 
 
-def train_only_tokenizer(plan: "Recipe", folder: Path) -> dict[str, Any]:
-    """The vocabulary alone: where it is, its size, and how many bytes of each valid file a token stands for."""
+def show_tokenizer(plan: "Recipe", folder: Path, as_json: bool) -> None:
+    """Train the vocabulary alone; print where it is, its size, and how many bytes of each valid file a token is."""
     from coterie.tokenizer.load import load_tokenizer
 
     target = prepare_tokenizer(plan, folder)
     tokenizer = load_tokenizer(target)
     files = prepare_tokens(plan.data.valid, tokenizer, target, folder)
-    reached = {file.name: round(file.n_bytes / len(file.ids), 4) for file in files}
-    return {"tokenizer": str(target), "vocab_size": tokenizer.vocab_size, "bytes_per_token": reached}
+    reached = {file.name: file.n_bytes / len(file.ids) for file in files}
+    if as_json:
+        print_json({"tokenizer": str(target), "vocab_size": tokenizer.vocab_size, "bytes_per_token": reached})
+        return
+    note(f"{target} has {tokenizer.vocab_size:,} pieces; the recipe uses it when it is trained")
+    print_table([(name, f"{n:.2f}", "bytes a token") for name, n in reached.items()], indent=0)
+    if not reached:
+        note("the recipe names no [data] valid files to measure it on")
 
 
 def _train_tokenizer(plan: "Recipe", vocab_size: int, target: Path) -> None:
