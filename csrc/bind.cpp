@@ -13,6 +13,7 @@
 #include <sys/auxv.h>
 #endif
 
+#include "bind.h"
 #include "packed.h"
 #include "threads.h"
 
@@ -26,6 +27,7 @@ namespace {
 struct Choice {
   const char* name;
   const Kernels* kernels;
+  const TrainingKernels* training;
   bool bf16;
 };
 
@@ -37,16 +39,16 @@ std::vector<Choice> supported() {  // the fastest first
   const bool vnni = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                     __builtin_cpu_supports("avx512vnni");
-  if (vnni && __builtin_cpu_supports("avx512bf16")) found.push_back({"avx512bf16", &kernels_avx512, true});
-  if (vnni) found.push_back({"avx512vnni", &kernels_avx512, false});
-  if (avx2) found.push_back({"avx2", &kernels_avx2, false});
+  if (vnni && __builtin_cpu_supports("avx512bf16")) found.push_back({"avx512bf16", &kernels_avx512, &training_avx512, true});
+  if (vnni) found.push_back({"avx512vnni", &kernels_avx512, &training_avx512, false});
+  if (avx2) found.push_back({"avx2", &kernels_avx2, &training_avx2, false});
 #elif defined(COTERIE_ARM) && defined(__linux__)
   const unsigned long needed = HWCAP_ASIMDDP | HWCAP_ASIMDHP;
-  if ((getauxval(AT_HWCAP) & needed) == needed) found.push_back({"neon", &kernels_neon, false});
+  if ((getauxval(AT_HWCAP) & needed) == needed) found.push_back({"neon", &kernels_neon, &training_neon, false});
 #elif defined(COTERIE_ARM)
-  found.push_back({"neon", &kernels_neon, false});
+  found.push_back({"neon", &kernels_neon, &training_neon, false});
 #endif
-  found.push_back({"portable", &kernels_portable, false});
+  found.push_back({"portable", &kernels_portable, &training_portable, false});
   return found;
 }
 
@@ -71,6 +73,7 @@ Pool& the_pool() {
 void forget_threads() {
   new (&one_at_a_time) std::mutex;
   pool = nullptr;
+  forget_training_threads();
 }
 
 // Runs a call of the chosen kernels: one at a time, without Python's lock.
@@ -105,6 +108,9 @@ struct Decoder {
 void* address(uintptr_t p) { return (void*)p; }
 
 }  // namespace
+
+const TrainingKernels& chosen_training() { return *chosen.training; }
+int chosen_threads() { return n_threads; }
 
 }  // namespace coterie
 
@@ -262,4 +268,5 @@ NB_MODULE(_native, m) {
     std::lock_guard<std::mutex> lock(one_at_a_time);
     return repack(the_pool(), from, (uint8_t*)out);
   });
+  bind_training(m);
 }

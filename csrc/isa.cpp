@@ -1,15 +1,21 @@
 // Compiled once for each instruction set: CMakeLists.txt gives COTERIE_ISA (the name) and the compiler's flags.
 #include "attention.h"
 #include "experts.h"
+#include "training_blocks.h"
 
-#define TABLE_(x) kernels_##x
-#define TABLE(x) TABLE_(x)
+#define JOINED_(x, y) x##y
+#define JOINED(x, y) JOINED_(x, y)
 
 namespace coterie {
 
-extern const Kernels TABLE(COTERIE_ISA) = {
+extern const Kernels JOINED(kernels_, COTERIE_ISA) = {
     &COTERIE_ISA::linear, &COTERIE_ISA::experts, &COTERIE_ISA::attention, &COTERIE_ISA::route,  &COTERIE_ISA::norm,
     &COTERIE_ISA::swiglu, &COTERIE_ISA::add,     &COTERIE_ISA::embed,     &COTERIE_ISA::argmax,
+};
+extern const TrainingKernels JOINED(training_, COTERIE_ISA) = {
+    &COTERIE_ISA::swiglu_forward,   &COTERIE_ISA::swiglu_backward, &COTERIE_ISA::combine, &COTERIE_ISA::norm_forward,
+    &COTERIE_ISA::norm_backward,    &COTERIE_ISA::heads,           &COTERIE_ISA::softmax,
+    &COTERIE_ISA::softmax_backward, &COTERIE_ISA::cross_entropy,   &COTERIE_ISA::adam,    &COTERIE_ISA::square_sum,
 };
 
 }  // namespace coterie

@@ -40,6 +40,8 @@ INLINE F min(F a, F b) { return _mm512_min_ps(a, b); }
 INLINE F abs(F a) { return _mm512_abs_ps(a); }
 INLINE F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE F less_or_zero(F a, F b, F x) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), x); }
+INLINE F sqrt(F a) { return _mm512_sqrt_ps(a); }
+INLINE F less_or(F a, F b, F x, F y) { return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), x); }
 INLINE F times_power_of_two(F a, F n) { return _mm512_scalef_ps(a, n); }
 INLINE I to_int(F a) { return _mm512_cvtps_epi32(a); }
 INLINE F to_float(I a) { return _mm512_cvtepi32_ps(a); }
@@ -118,6 +120,8 @@ INLINE F min(F a, F b) { return _mm256_min_ps(a, b); }
 INLINE F abs(F a) { return _mm256_andnot_ps(set1(-0.0f), a); }
 INLINE F round(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE F less_or_zero(F a, F b, F x) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ), x); }
+INLINE F sqrt(F a) { return _mm256_sqrt_ps(a); }
+INLINE F less_or(F a, F b, F x, F y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
 INLINE I to_int(F a) { return _mm256_cvtps_epi32(a); }
 INLINE F times_power_of_two(F a, F n) {
   const I exponent = _mm256_slli_epi32(_mm256_add_epi32(to_int(n), _mm256_set1_epi32(127)), 23);
@@ -218,6 +222,8 @@ INLINE F round(F a) { return vrndnq_f32(a); }
 INLINE F less_or_zero(F a, F b, F x) {
   return vreinterpretq_f32_u32(vandq_u32(vcltq_f32(a, b), vreinterpretq_u32_f32(x)));
 }
+INLINE F sqrt(F a) { return vsqrtq_f32(a); }
+INLINE F less_or(F a, F b, F x, F y) { return vbslq_f32(vcltq_f32(a, b), x, y); }
 INLINE I to_int(F a) { return vcvtnq_s32_f32(a); }
 INLINE F times_power_of_two(F a, F n) {
   return mul(a, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(to_int(n), vdupq_n_s32(127)), 23)));
@@ -332,6 +338,8 @@ INLINE F min(F a, F b) { EACH(F, a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
 INLINE F abs(F a) { EACH(F, std::fabs(a.v[i])); }
 INLINE F round(F a) { EACH(F, std::nearbyintf(a.v[i])); }
 INLINE F less_or_zero(F a, F b, F x) { EACH(F, a.v[i] < b.v[i] ? x.v[i] : 0.0f); }
+INLINE F sqrt(F a) { EACH(F, std::sqrt(a.v[i])); }
+INLINE F less_or(F a, F b, F x, F y) { EACH(F, a.v[i] < b.v[i] ? x.v[i] : y.v[i]); }
 INLINE F times_power_of_two(F a, F n) { EACH(F, std::ldexp(a.v[i], (int)n.v[i])); }
 INLINE I to_int(F a) { EACH(I, (int32_t)std::nearbyintf(a.v[i])); }
 INLINE F to_float(I a) { EACH(F, (float)a.v[i]); }

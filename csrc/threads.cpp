@@ -28,8 +28,9 @@ inline void relax() {
 
 }  // namespace
 
-Pool::Pool(int n_threads) : n_threads_(n_threads), scratch_((size_t)n_threads * N_KINDS) {
-  for (int t = 1; t < n_threads_; t++) threads_.emplace_back([this, t] { loop(t); });
+Pool::Pool(int n_threads, Team team)
+    : n_threads_(n_threads), team_(team), scratch_((size_t)n_threads * N_KINDS) {
+  for (int t = 1; !team && t < n_threads_; t++) threads_.emplace_back([this, t] { loop(t); });
 }
 
 Pool::~Pool() {
@@ -56,7 +57,25 @@ uint8_t* Pool::scratch(int thread, int kind, int64_t bytes) {
   return s.data;
 }
 
+void Pool::run_on_team(int64_t n, int64_t chunk, Invoke invoke, void* body) {
+  struct Job {
+    int64_t n, chunk;
+    Invoke invoke;
+    void* body;
+    std::atomic<int64_t> next{0};
+    std::atomic<int> n_threads{0};
+  } job{n, chunk, invoke, body};
+  const auto take = [](void* data) {
+    auto& j = *(Job*)data;
+    const int thread = j.n_threads.fetch_add(1, std::memory_order_relaxed);
+    for (int64_t begin; (begin = j.next.fetch_add(j.chunk, std::memory_order_relaxed)) < j.n;)
+      j.invoke(j.body, begin, begin + j.chunk < j.n ? begin + j.chunk : j.n, thread);
+  };
+  team_(take, &job, (unsigned)n_threads_, 0);
+}
+
 void Pool::run_all(int64_t n, int64_t chunk, Invoke invoke, void* body) {
+  if (team_) return run_on_team(n, chunk, invoke, body);
   n_ = n, chunk_ = chunk, n_chunks_ = (n + chunk - 1) / chunk, invoke_ = invoke, body_ = body;
   n_done_.store(0, std::memory_order_relaxed);
   const uint32_t job = (uint32_t)(ticket_.load(std::memory_order_relaxed) >> 32) + 1;

@@ -14,12 +14,18 @@ namespace coterie {
 
 class Pool {
  public:
-  explicit Pool(int n_threads);
+  // How to run f(data) on n threads at once: `GOMP_parallel` of the OpenMP runtime of a library that shares the call.
+  using Team = void (*)(void (*f)(void*), void* data, unsigned n, unsigned flags);
+
+  // With a team its threads do the work, and none are made here: two sets of threads that wait in turn for work keep
+  // each other from the cores.
+  explicit Pool(int n_threads, Team team = nullptr);
   ~Pool();
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
   int size() const { return n_threads_; }
+  Team team() const { return team_; }
 
   // body(begin, end, thread) for ranges of at most `chunk` that cover 0..n-1; returns when all are done.
   template <class Body>
@@ -46,10 +52,12 @@ class Pool {
   static constexpr int N_KINDS = 9;
 
   void run_all(int64_t n, int64_t chunk, Invoke invoke, void* body);
+  void run_on_team(int64_t n, int64_t chunk, Invoke invoke, void* body);
   void work(uint32_t job, int thread);
   void loop(int thread);
 
   int n_threads_;
+  Team team_;
   std::vector<std::thread> threads_;
   std::vector<Scratch> scratch_;
   // The job: written before `ticket_` names it, and left alone while one of its chunks is being done.

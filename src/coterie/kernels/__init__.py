@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from coterie.kernels import cpu, inference, reference
-from coterie.kernels.causal import causal_attention, causal_attention_without_gradients
+from coterie.kernels import cpu, inference, norm_training, reference, sparse_training, training
+from coterie.kernels.causal import causal_attention_without_gradients
+from coterie.kernels.causal_training import causal_self_attention
 from coterie.kernels.reference import frequencies, rotate
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "argmax",
     "attention",
     "cached_attention",
+    "causal_self_attention",
     "combine",
     "gated_ffn",
     "is_native",
@@ -26,6 +28,7 @@ __all__ = [
     "rotate",
     "route",
     "sparse_ffn",
+    "sparse_ffn_training",
     "swiglu",
 ]
 
@@ -50,6 +53,8 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         return cpu.rms_norm(x_TD.contiguous(), weight_D, eps)
     if _is_inference(x_TD):
         return inference.rms_norm(x_TD, weight_D, eps)
+    if x_TD.dtype == weight_D.dtype and training.is_usable(x_TD, weight_D):
+        return norm_training.rms_norm(x_TD.contiguous(), weight_D.contiguous(), eps)
     return reference.rms_norm(x_TD, weight_D, eps)
 
 
@@ -93,6 +98,15 @@ def sparse_ffn(
     return cpu.plain_experts(x_TD.contiguous(), ids_TK.contiguous(), weights_TK.contiguous(), gate_up_E2FD, down_EDF)
 
 
+def sparse_ffn_training(
+    x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
+) -> Tensor:
+    """See `reference.sparse_ffn`; with gradients."""
+    if torch.is_autocast_enabled(x_TD.device.type) or not x_TD.dtype == gate_up_E2FD.dtype == down_EDF.dtype:
+        return reference.sparse_ffn(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF)
+    return sparse_training.sparse_ffn_training(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF)
+
+
 def argmax(x_TV: Tensor) -> tuple[Tensor, Tensor]:
     """The largest number of each row [T] and its place int64 [T], the first among equals."""
     if cpu.is_usable(x_TV):
@@ -122,11 +136,8 @@ def _is_inference(x: Tensor) -> bool:
 def attention(q_BSHP: Tensor, k_BCGP: Tensor, v_BCGP: Tensor, mask_BSC: Tensor | None, is_causal: bool) -> Tensor:
     """See `reference.attention`. Keys and values of a narrower type are widened to that of the queries."""
     k_BCGP, v_BCGP = k_BCGP.to(q_BSHP.dtype), v_BCGP.to(q_BSHP.dtype)
-    if is_causal and q_BSHP.is_cpu:
-        if not torch.is_grad_enabled():
-            return causal_attention_without_gradients(q_BSHP, k_BCGP, v_BCGP)
-        if q_BSHP.dtype == torch.bfloat16:
-            return causal_attention(q_BSHP, k_BCGP, v_BCGP)
+    if is_causal and q_BSHP.is_cpu and not torch.is_grad_enabled():
+        return causal_attention_without_gradients(q_BSHP, k_BCGP, v_BCGP)
     return reference.attention(q_BSHP, k_BCGP, v_BCGP, mask_BSC, is_causal)
 
 

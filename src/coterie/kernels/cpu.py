@@ -24,6 +24,7 @@ __all__ = [
     "argmax",
     "attention",
     "can_hold",
+    "can_train",
     "decode",
     "decoder_handle",
     "embed",
@@ -34,6 +35,7 @@ __all__ = [
     "is_usable",
     "linear",
     "matrix_handle",
+    "module",
     "names",
     "plain_experts",
     "plain_linear",
@@ -143,7 +145,15 @@ def is_usable(x: Tensor) -> bool:
     return is_inference and x.is_cpu and x.dtype in _TYPES and _state().name != "reference"
 
 
-def _module() -> Any:
+def can_train() -> bool:
+    """Whether the native kernels of training are there and in use; autocast is torch's business."""
+    state = _state()
+    is_built = state.name != "reference" and hasattr(state.module, "swiglu_backward")
+    return is_built and not torch.is_autocast_enabled("cpu")
+
+
+def module() -> Any:
+    """The native module, told how many threads torch uses."""
     state = _state()
     n_threads = torch.get_num_threads()
     if n_threads != state.n_threads:
@@ -243,7 +253,7 @@ def linear(
     weight_D, eps = norm if norm is not None else (None, 0.0)
     assert weight_D is None or (weight_D.is_contiguous() and weight_D.shape == (D,))
     out = torch.empty(T, n_outputs, dtype=dtype or x_TD.dtype)
-    _module().linear(
+    module().linear(
         handle, x_TD.data_ptr(), _TYPES[x_TD.dtype], T, x_TD.stride(0) if T > 1 else D,
         0 if weight_D is None else weight_D.data_ptr(), 0 if weight_D is None else _TYPES[weight_D.dtype], eps,
         out.data_ptr(), _TYPES[out.dtype], n_outputs,
@@ -263,7 +273,7 @@ def experts(x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, handle: Any, width
     assert weights_TK.is_contiguous() and weights_TK.dtype == torch.float32
     T, D = x_TD.shape
     out = torch.empty_like(x_TD)
-    _module().experts(
+    module().experts(
         handle, x_TD.data_ptr(), _TYPES[x_TD.dtype], T, D, width, ids_TK.data_ptr(), weights_TK.data_ptr(),
         ids_TK.shape[1], out.data_ptr(),
     )  # fmt: skip
@@ -323,7 +333,7 @@ def decode(
     assert all(t.dtype == torch.float32 and t.is_contiguous() and t.numel() == T * P for t in rotary)
     ids_LTK, weights_LTK = torch.empty(L, T, K, dtype=torch.int32), torch.empty(L, T, K)
     logits_LTE = torch.empty(L, T, E)
-    _module()
+    module()
     handle.run(
         x_TD.data_ptr(), _TYPES[x_TD.dtype], T, D, H, G, P, rotary[0].data_ptr(), rotary[1].data_ptr(),
         [t.data_ptr() for t in k], [t.data_ptr() for t in v], _TYPES[k[0].dtype], n_places,
@@ -338,7 +348,7 @@ def argmax(x_TV: Tensor) -> tuple[Tensor, Tensor]:
     assert x_TV.is_contiguous()
     T, V = x_TV.shape
     values_T, ids_T = torch.empty(T), torch.empty(T, dtype=torch.int64)
-    _module().argmax(x_TV.data_ptr(), _TYPES[x_TV.dtype], T, V, ids_T.data_ptr(), values_T.data_ptr())
+    module().argmax(x_TV.data_ptr(), _TYPES[x_TV.dtype], T, V, ids_T.data_ptr(), values_T.data_ptr())
     return values_T, ids_T
 
 
@@ -356,7 +366,7 @@ def attention(
     assert qkv.is_contiguous() and k.is_contiguous() and v.is_contiguous() and k.shape == v.shape
     assert all(t.dtype == torch.float32 and t.is_contiguous() and t.numel() == T * P for t in rotary)
     out = torch.empty(T, H * P, dtype=qkv.dtype)
-    _module().attention(
+    module().attention(
         qkv.data_ptr(), _TYPES[qkv.dtype], T, H, G, P, rotary[0].data_ptr(), rotary[1].data_ptr(), k.data_ptr(),
         v.data_ptr(), _TYPES[k.dtype], n_places, sequences_B3.data_ptr(), len(sequences_B3), window or 0, P**-0.5,
         out.data_ptr(),
@@ -382,7 +392,7 @@ def route(x_TD: Tensor, weight_ED: Tensor, top_k: int, renormalise: bool) -> tup
     (T, D), E = x_TD.shape, weight_ED.shape[0]
     ids_TK, weights_TK = torch.empty(T, top_k, dtype=torch.int32), torch.empty(T, top_k)
     logits_TE = torch.empty(T, E)
-    _module().route(
+    module().route(
         x_TD.data_ptr(), _TYPES[x_TD.dtype], T, D, weight_ED.data_ptr(), E, top_k, renormalise, ids_TK.data_ptr(),
         weights_TK.data_ptr(), logits_TE.data_ptr(),
     )  # fmt: skip
@@ -393,7 +403,7 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """See `reference.rms_norm`."""
     assert x_TD.is_contiguous() and weight_D.is_contiguous()
     (T, D), out = x_TD.shape, torch.empty_like(x_TD)
-    _module().norm(
+    module().norm(
         x_TD.data_ptr(), _TYPES[x_TD.dtype], T, D, weight_D.data_ptr(), _TYPES[weight_D.dtype], eps, out.data_ptr()
     )
     return out
@@ -405,7 +415,7 @@ def swiglu(gate_up_T2F: Tensor) -> Tensor:
     (T, width), F = gate_up_T2F.shape, gate_up_T2F.shape[1] // 2
     assert width == 2 * F
     out = torch.empty(T, F, dtype=gate_up_T2F.dtype)
-    _module().swiglu(gate_up_T2F.data_ptr(), _TYPES[out.dtype], T, F, out.data_ptr())
+    module().swiglu(gate_up_T2F.data_ptr(), _TYPES[out.dtype], T, F, out.data_ptr())
     return out
 
 
@@ -413,7 +423,7 @@ def add(a: Tensor, b: Tensor) -> Tensor:
     """a + b of one shape and type."""
     assert a.is_contiguous() and b.is_contiguous() and a.shape == b.shape and a.dtype == b.dtype
     out = torch.empty_like(a)
-    _module().add(a.data_ptr(), b.data_ptr(), _TYPES[a.dtype], a.numel(), out.data_ptr())
+    module().add(a.data_ptr(), b.data_ptr(), _TYPES[a.dtype], a.numel(), out.data_ptr())
     return out
 
 
@@ -422,7 +432,7 @@ def embed(ids_T: Tensor, table: Packed, dtype: torch.dtype = torch.float32) -> T
     assert ids_T.dtype == torch.int64 and ids_T.is_contiguous()
     assert len(ids_T) == 0 or (int(ids_T.min()) >= 0 and int(ids_T.max()) < table.shape[0])
     out = torch.empty(len(ids_T), table.shape[1], dtype=dtype)
-    _module().embed(_packed(table), ids_T.data_ptr(), len(ids_T), out.data_ptr(), _TYPES[dtype])
+    module().embed(_packed(table), ids_T.data_ptr(), len(ids_T), out.data_ptr(), _TYPES[dtype])
     return out
 
 
@@ -432,5 +442,5 @@ def repack(matrix: Any, out: Tensor) -> int:
     Returns how many of its f16 scales are NaN or infinite.
     """
     assert out.is_contiguous() and out.dtype == torch.uint8
-    n_bad: int = _module().repack(matrix, out.data_ptr(), out.numel())
+    n_bad: int = module().repack(matrix, out.data_ptr(), out.numel())
     return n_bad

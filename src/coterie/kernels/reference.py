@@ -107,3 +107,16 @@ def combine(out_TKD: Tensor, weights_TK: Tensor) -> Tensor:
     for slot in range(1, out_TKD.shape[1]):
         y_TD = torch.addcmul(y_TD, wide(out_TKD[:, slot]), weights_TK[:, slot, None])
     return y_TD.to(out_TKD.dtype)
+
+
+def sparse_ffn(x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
+    """Σ over slots, in order, of weight · gated_ffn(x) of the slot's expert; an id of -1 adds nothing."""
+    T, K = ids_TK.shape
+    flat = ids_TK.reshape(-1)
+    out_ND = x_TD.new_zeros(T * K, x_TD.shape[1])
+    for e, (gate_up_2FD, down_DF) in enumerate(zip(gate_up_E2FD.unbind(), down_EDF.unbind(), strict=True)):
+        pair_n = (flat == e).nonzero().squeeze(1)
+        out_nD = gated_ffn(x_TD[pair_n // K], gate_up_2FD, down_DF)
+        out_ND = out_ND.index_copy(0, pair_n, out_nD.to(out_ND.dtype))
+    used_TK = weights_TK * (ids_TK >= 0)
+    return combine(out_ND.view(T, K, x_TD.shape[1]), used_TK)

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from coterie.kernels import attention, rotate
+from coterie.kernels import attention, causal_self_attention, rotate
 
 __all__ = ["Attention", "KeyValueCache", "Rotary", "Segment", "WholeSequences", "attend_segments", "window_mask"]
 
@@ -73,6 +73,9 @@ class WholeSequences:
         return visible
 
     def attend(self, layer: int, qkv: Tensor, rotary: Rotary, n_kv_heads: int) -> Tensor:
+        S = len(qkv) // self.n_sequences
+        if torch.is_grad_enabled() and qkv.is_cpu and (self.window is None or self.window >= S):
+            return causal_self_attention(qkv, rotary, self.n_sequences, n_kv_heads, self.documents_BS)
         return attend_segments(self, layer, qkv, rotary, n_kv_heads)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from coterie.kernels import combine, gated_ffn, sparse_ffn
+from coterie.kernels import combine, gated_ffn, sparse_ffn, sparse_ffn_training
 from coterie.kernels.reference import wide
 from coterie.routing import Assignment
 
@@ -49,23 +49,14 @@ class Experts(nn.Module):
         if fused_TD is not None:
             return fused_TD
         if torch.is_grad_enabled():
-            out_ND = self._with_gradients(x_TD, routing.ids_TK)
-        elif x_TD.shape[0] == 1:
+            return sparse_ffn_training(x_TD, routing.ids_TK, routing.weights_TK, self.gate_up, self.down)
+        if x_TD.shape[0] == 1:
             return self._one_token(x_TD, routing)
-        else:
-            out_ND = self._without_gradients(x_TD, routing.ids_TK)
+        out_ND = self._without_gradients(x_TD, routing.ids_TK)
         return combine(out_ND.view(*routing.ids_TK.shape, x_TD.shape[1]), routing.weights_TK)
 
-    def _with_gradients(self, x_TD: Tensor, ids_TK: Tensor) -> Tensor:
-        """The outputs of all pairs: rows are copied to the sorted order and back in one piece each."""
-        dispatch = Dispatch.of(ids_TK, len(self.gate_up))
-        x_ND = x_TD.index_select(0, dispatch.pair_N // ids_TK.shape[1])
-        unused_nD, *per_expert = torch.split(x_ND, dispatch.counts)
-        out = map(gated_ffn, per_expert, self.gate_up.unbind(), self.down.unbind())
-        return torch.cat([torch.zeros_like(unused_nD), *out]).index_select(0, dispatch.place_N)
-
     def _without_gradients(self, x_TD: Tensor, ids_TK: Tensor) -> Tensor:
-        """The same with the rows of one expert copied at a time."""
+        """The outputs of all pairs, with the rows of one expert copied at a time."""
         dispatch = Dispatch.of(ids_TK, len(self.gate_up))
         out_ND = x_TD.new_empty(ids_TK.numel(), x_TD.shape[1])
         unused_n, *pairs = torch.split(dispatch.pair_N, dispatch.counts)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from coterie.kernels import training
+
 __all__ = ["linear_cross_entropy"]
 
 _BLOCK = 512  # rows: 16 MB of logits in float32 at a vocabulary of 8,192
@@ -21,26 +23,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, compute: torch.dtype) -> Tensor:
         """Sum of the losses over targets >= 0; gradients are computed here and only scaled in backward."""
         weight = weight_VD.to(compute)
+        operations = training.operations(weight)
         precise = torch.promote_types(compute, torch.float32)
-        total = x_TD.new_zeros((), dtype=precise)
+        losses = x_TD.new_zeros(len(x_TD), dtype=precise)
         grad_x = torch.empty_like(x_TD)
         grad_weight = torch.zeros(weight_VD.shape, dtype=precise, device=x_TD.device)
-        exps = torch.empty(_BLOCK, len(weight), dtype=precise, device=x_TD.device)
         for start in range(0, len(x_TD), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            x_nD, target_n1 = x_TD[rows].to(compute), targets_T[rows, None]
-            counted_n1, index_n1 = (target_n1 >= 0).to(precise), target_n1.clamp(min=0)
+            x_nD = x_TD[rows].to(compute)
             logits_nV = x_nD @ weight.T
-            top_n1 = logits_nV.amax(-1, keepdim=True).to(precise)
-            wanted_n1 = logits_nV.gather(-1, index_n1).to(precise)
-            exp_nV = exps[: len(x_nD)].copy_(logits_nV).sub_(top_n1).exp_()
-            sum_n1 = exp_nV.sum(-1, keepdim=True)
-            total += ((sum_n1.log() + top_n1 - wanted_n1) * counted_n1).sum()
-            grad_nV = exp_nV.mul_(counted_n1 / sum_n1).scatter_add_(-1, index_n1, -counted_n1).to(compute)
-            grad_x[rows] = grad_nV @ weight
-            grad_weight += grad_nV.T @ x_nD
+            losses[rows] = operations.cross_entropy_(logits_nV, targets_T[rows])  # they are their gradient now
+            grad_x[rows] = logits_nV @ weight
+            if precise == compute:
+                grad_weight.addmm_(logits_nV.T, x_nD)
+            else:
+                grad_weight += logits_nV.T @ x_nD
         ctx.save_for_backward(grad_x, grad_weight.to(weight_VD.dtype))
-        return total
+        return losses.sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:

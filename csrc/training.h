@@ -1,0 +1,142 @@
+// The kernels of training: what torch does slowly between its matrix products. Every entry point with its shapes.
+//
+// Shapes as in kernels.h; n pairs (token, slot) sorted by expert, C keys. Matrices are contiguous; sums are float32.
+// Results have the same bits with any number of threads, so that a run that was stopped goes on as if it had not been.
+#pragma once
+
+#include "kernels.h"
+
+namespace coterie {
+
+// out [n, F] = silu(gate) · up of h [n, 2F], the gate columns first
+struct SwigluForwardCall {
+  const void* h;
+  Type type;
+  int64_t n, F;
+  void* out;
+};
+// From h [n, 2F], the pairs' weights [n] and grad [n, F], the gradient of silu(gate) · up before the weight:
+// grad_h [n, 2F] with the weight; grad becomes weight · silu(gate) · up; grad_weights [n].
+struct SwigluBackwardCall {
+  const void* h;
+  Type type;
+  int64_t n, F;
+  const float* weights;
+  void* grad;
+  void* grad_h;
+  float* grad_weights;
+};
+// out [T, D] = sum over slots, in order, of weight · rows[place]; a place of -1 adds nothing; weights null: all 1
+struct CombineCall {
+  const void* rows;
+  Type type;
+  int64_t T, S, D;
+  const int64_t* places;  // [T, S]
+  const float* weights;
+  void* out;
+};
+// out [T, D] = weight · x / sqrt(mean(x²) + eps), the quotient rounded to x's type first; inverse [T]: 1 / that root
+struct NormForwardCall {
+  const void* x;
+  Type type;
+  int64_t T, D;
+  const void* weight;
+  float eps;
+  void* out;
+  float* inverse;
+};
+// grad_x [T, D], grad_weight [D] in float32
+struct NormBackwardCall {
+  const void* x;
+  Type type;
+  int64_t T, D;
+  const void* weight;
+  const float* inverse;
+  const void* grad;
+  void* grad_x;
+  float* grad_weight;
+};
+// Heads of rows [B·S, row_width], n of them of width P from column 0 on, to heads [B, n, S, P]: turned by cos, sin
+// [B·S, P] (null: not), times `scale`. Back: from heads to rows, by the transposed turn.
+struct HeadsCall {
+  void* rows;
+  Type type;
+  int64_t B, S, n, P, row_width;
+  const float* cos;
+  const float* sin;
+  float scale;
+  void* heads;
+  bool is_back;
+};
+// Scores [N, r, n, C] of n queries from position C - n on become probabilities: key j of query i counts where j <= i
+// and, if there are documents [B, C_all] (numbered as floats), both are of one; sequence b has N / B of the N.
+struct SoftmaxCall {
+  void* scores;
+  Type type;
+  int64_t N, r, n, C;
+  const float* documents;
+  int64_t B, document_stride;
+};
+// grad [N, r, n, C] of probabilities becomes that of the scores
+struct SoftmaxBackwardCall {
+  const void* probabilities;
+  void* grad;
+  Type type;
+  int64_t N, r, n, C;
+};
+// logits [T, V] become their gradient, softmax - onehot; losses [T]; a target below 0: both 0
+struct CrossEntropyCall {
+  void* logits;
+  Type type;
+  int64_t T, V;
+  const int64_t* targets;
+  float* losses;
+};
+// Decoupled weight decay (arXiv 1711.05101) of n weights: with g = scale · grad, keep = 1 - rate · decay,
+//   mean += (g - mean)(1 - beta1), square = beta2 · square + (1 - beta2) g²,
+//   weight = keep · weight - step · mean / (sqrt(square) / root + eps); rounded to `out` too, if there is one.
+struct AdamCall {
+  int64_t n;
+  float* weight;
+  const void* grad;
+  Type grad_type;
+  float* mean;
+  float* square;
+  void* out;
+  Type out_type;
+  float scale, keep, beta1, beta2, step, root, eps;
+};
+struct SquareSumCall {
+  const void* x;
+  Type type;
+  int64_t n;
+  double* out;
+};
+
+struct TrainingKernels {  // one table an instruction set
+  void (*swiglu_forward)(Pool&, const SwigluForwardCall&);
+  void (*swiglu_backward)(Pool&, const SwigluBackwardCall&);
+  void (*combine)(Pool&, const CombineCall&);
+  void (*norm_forward)(Pool&, const NormForwardCall&);
+  void (*norm_backward)(Pool&, const NormBackwardCall&);
+  void (*heads)(Pool&, const HeadsCall&);
+  void (*softmax)(Pool&, const SoftmaxCall&);
+  void (*softmax_backward)(Pool&, const SoftmaxBackwardCall&);
+  void (*cross_entropy)(Pool&, const CrossEntropyCall&);
+  void (*adam)(Pool&, const AdamCall&);
+  void (*square_sum)(Pool&, const SquareSumCall&);
+};
+
+extern const TrainingKernels training_portable;
+#if defined(COTERIE_X86)
+extern const TrainingKernels training_avx2, training_avx512;
+#elif defined(COTERIE_ARM)
+extern const TrainingKernels training_neon;
+#endif
+
+// Pairs sorted by expert, stably: pairs[i] the pair (token · S + slot) at place i, tokens[i] its token, places [T · S]
+// where each pair went (-1: id -1), counts [E]. Returns how many places there are; -1 where an id is not below E.
+int64_t sort_pairs(const int32_t* ids, int64_t T, int64_t S, int64_t E, int64_t* pairs, int64_t* tokens,
+                   int64_t* places, int64_t* counts);
+
+}  // namespace coterie

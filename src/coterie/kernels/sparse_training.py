@@ -1,0 +1,130 @@
+"""The sparse block with gradients: pairs sorted by expert, one matrix product an expert, nothing padded.
+
+Kept for backward: the rows by expert and gate and up before SwiGLU, which is computed again. The gradient of a router
+weight g is <a, d>, with a = silu(gate) · up of the pair and d = downᵀ · grad of its token: exact also where g is 0, and
+no output of an expert is kept for it (SonicMoE, arXiv 2512.14080, section 3). Weights' gradients are written once, in
+slices of one tensor; a `.grad` that is there already takes them in place.
+Shapes: T tokens, K slots, E experts, D width, F expert width, N pairs with an expert, n of one expert.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coterie.kernels import training
+
+__all__ = ["sparse_ffn_training"]
+
+
+def sparse_ffn_training(
+    x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
+) -> Tensor:
+    """Σ over slots of weight · down(silu(gate(x)) · up(x)), in float32 and rounded to x's dtype -> [T, D].
+
+    An id of -1 adds nothing, and a weight in its slot gets no gradient. `ids_TK` int32; x and the experts of one dtype.
+    """
+    weights_TK = weights_TK.to(torch.promote_types(x_TD.dtype, torch.float32))
+    y_TD: Tensor = _SparseFFN.apply(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF)  # type: ignore[no-untyped-call]
+    return y_TD
+
+
+def _slices(counts: list[int]) -> Iterator[tuple[int, slice]]:
+    stop = 0
+    for e, n in enumerate(counts):
+        start, stop = stop, stop + n
+        yield e, slice(start, stop)
+
+
+class _SparseFFN(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
+    ) -> Tensor:
+        (E, D, F), operations = down_EDF.shape, training.operations(x_TD, gate_up_E2FD, down_EDF)
+        pairs = operations.sort_pairs(ids_TK, E)
+        x_ND = x_TD.index_select(0, pairs.token_N)
+        h_N2F, y_ND = x_TD.new_empty(len(x_ND), 2 * F), x_TD.new_empty(len(x_ND), D)
+        a_mF = x_TD.new_empty(max(pairs.counts, default=0), F)
+        for e, rows in _slices(pairs.counts):
+            if pairs.counts[e]:
+                h_n2F, a_nF = h_N2F[rows], a_mF[: pairs.counts[e]]
+                torch.mm(x_ND[rows], gate_up_E2FD[e].t(), out=h_n2F)
+                operations.swiglu(h_n2F, a_nF)
+                torch.mm(a_nF, down_EDF[e].t(), out=y_ND[rows])
+        ctx.counts = pairs.counts
+        ctx.save_for_backward(
+            x_ND, h_N2F, weights_TK, pairs.pair_N, pairs.token_N, pairs.place_TK, gate_up_E2FD, down_EDF
+        )
+        return operations.combine(y_ND, pairs.place_TK, weights_TK)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, h_N2F, weights_TK, pair_N, token_N, place_TK, gate_up_E2FD, down_EDF = ctx.saved_tensors
+        operations = training.operations(x_ND, gate_up_E2FD, down_EDF)
+        (N, D), F, most = x_ND.shape, down_EDF.shape[2], max(ctx.counts, default=0)
+        needs_x, _, _, needs_gate_up, needs_down = ctx.needs_input_grad
+        grad_ND = grads[0].index_select(0, token_N)
+        weights_N = weights_TK.reshape(-1).index_select(0, pair_N)
+        grad_x_ND, dots_N = x_ND.new_empty(N if needs_x else 0, D), torch.empty_like(weights_N)
+        grad_a_mF, grad_h_m2F = x_ND.new_empty(most, F), x_ND.new_empty(most, 2 * F)
+        gate_up, down = _Gradient(gate_up_E2FD, needs_gate_up), _Gradient(down_EDF, needs_down)
+        for e, rows in _slices(ctx.counts):
+            if not (n := ctx.counts[e]):
+                gate_up.zero(e)
+                down.zero(e)
+                continue
+            grad_nD, grad_a_nF, grad_h_n2F = grad_ND[rows], grad_a_mF[:n], grad_h_m2F[:n]
+            torch.mm(grad_nD, down_EDF[e], out=grad_a_nF)
+            operations.swiglu_backward_(h_N2F[rows], weights_N[rows], grad_a_nF, grad_h_n2F, dots_N[rows])
+            down.product(e, grad_nD.t(), grad_a_nF)  # it holds weight · a now
+            gate_up.product(e, grad_h_n2F.t(), x_ND[rows])
+            if needs_x:
+                torch.mm(grad_h_n2F, gate_up_E2FD[e], out=grad_x_ND[rows])
+        grad_weights = torch.zeros_like(weights_TK).view(-1).index_copy_(0, pair_N, dots_N).view(weights_TK.shape)
+        grad_x_TD = operations.combine(grad_x_ND, place_TK, None) if needs_x else None
+        return grad_x_TD, None, grad_weights, gate_up.result, down.result
+
+
+class _Gradient:
+    """Where the gradient of stacked weights goes, an expert at a time: into `.grad` in place, or a new tensor.
+
+    `result` is what autograd gets: None where there is nothing left to add.
+    """
+
+    def __init__(self, weights: Tensor, is_needed: bool):
+        self._is_needed = is_needed
+        self._adds = is_needed and _can_add_in_place(weights)
+        self.result = torch.empty_like(weights) if is_needed and not self._adds else None
+        self._at = weights.grad if self._adds else self.result
+
+    def product(self, e: int, a: Tensor, b: Tensor) -> None:
+        if self._at is not None:
+            if self._adds:
+                self._at[e].addmm_(a, b)
+            else:
+                torch.mm(a, b, out=self._at[e])
+
+    def zero(self, e: int) -> None:
+        if self.result is not None:
+            self.result[e].zero_()
+
+
+def _can_add_in_place(weights: Tensor) -> bool:
+    """Whether `.grad` is there, wide enough to be added to, and what this backward pass is to add to."""
+    if not weights.is_leaf or weights.grad is None or weights.dtype not in (torch.float32, torch.float64):
+        return False
+    if (
+        weights.grad.dtype != weights.dtype
+        or not weights.grad.is_contiguous()
+        or type(weights) is not torch.nn.Parameter
+    ):
+        return False
+    if weights._backward_hooks or getattr(weights, "_post_accumulate_grad_hooks", None):
+        return False
+    node = torch.autograd.graph.get_gradient_edge(weights).node
+    try:
+        return bool(torch._C._will_engine_execute_node(node))  # False in `autograd.grad`, or it raises
+    except RuntimeError:
+        return False

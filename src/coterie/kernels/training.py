@@ -1,0 +1,228 @@
+"""The native kernels of training (`csrc/training.h`) as functions on tensors; `training_reference` is their twin.
+
+Matrix products stay torch's; these take what lies between them. They run on torch's own threads where those can be
+had, since two sets of threads that wait in turn for work would keep each other from the cores. A result has the same
+bits with any number of threads.
+Shapes: n pairs (token, slot) sorted by expert, N of them in all; T tokens, K slots, E experts, D width, F expert width,
+B sequences, S positions, H query heads, G key heads, r = H/G, P head width, C keys, V vocabulary.
+"""
+
+import ctypes
+import functools
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coterie.kernels import cpu, training_reference
+from coterie.kernels.training_reference import AdamSettings, Pairs
+
+__all__ = [
+    "AdamSettings",
+    "Pairs",
+    "adam_",
+    "combine",
+    "cross_entropy_",
+    "is_usable",
+    "merge_heads",
+    "operations",
+    "rms_norm",
+    "rms_norm_backward",
+    "softmax_",
+    "softmax_backward_",
+    "sort_pairs",
+    "split_heads",
+    "square_sum",
+    "swiglu",
+    "swiglu_backward_",
+]
+
+_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+
+
+def is_usable(*tensors: Tensor) -> bool:
+    """Whether these kernels take such tensors: plain ones on a CPU, of a type they know."""
+    return cpu.can_train() and all(
+        t.is_cpu and t.dtype in _TYPES and type(t) in (Tensor, torch.nn.Parameter) for t in tensors
+    )
+
+
+def operations(*tensors: Tensor) -> Any:
+    """The module to take the operations from: this one or its twin."""
+    return _THIS if is_usable(*tensors) else training_reference
+
+
+def _module() -> Any:
+    module = cpu.module()
+    module.set_team(_team())
+    return module
+
+
+@functools.cache
+def _team() -> int:
+    """The address of `GOMP_parallel` in the OpenMP runtime that torch's library is linked with; 0: it has none."""
+    for path in (Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*"):
+        try:
+            return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p).value or 0
+        except (OSError, AttributeError):
+            pass
+    return 0
+
+
+def sort_pairs(ids_TK: Tensor, n_experts: int) -> Pairs:
+    """The pairs by expert; `ids_TK` int32, -1 for an unused slot."""
+    (T, K), ids_TK = ids_TK.shape, ids_TK.contiguous()
+    assert ids_TK.dtype == torch.int32
+    pair_N, token_N, place_TK = (torch.empty(T * K, dtype=torch.int64) for _ in range(3))
+    counts = torch.empty(n_experts, dtype=torch.int64)
+    n = cpu.module().sort_pairs(
+        ids_TK.data_ptr(), T, K, n_experts, pair_N.data_ptr(), token_N.data_ptr(), place_TK.data_ptr(),
+        counts.data_ptr(),
+    )  # fmt: skip
+    assert n >= 0, "an expert's id is too large"
+    return Pairs(pair_N[:n], token_N[:n], place_TK.view(T, K), counts.tolist())
+
+
+def swiglu(h_n2F: Tensor, out_nF: Tensor) -> None:
+    """out = silu(gate) · up."""
+    n, F = out_nF.shape
+    assert h_n2F.shape == (n, 2 * F) and h_n2F.is_contiguous() and out_nF.is_contiguous()
+    assert h_n2F.dtype == out_nF.dtype
+    _module().swiglu_forward(h_n2F.data_ptr(), _TYPES[h_n2F.dtype], n, F, out_nF.data_ptr())
+
+
+def swiglu_backward_(h_n2F: Tensor, weights_n: Tensor, grad_nF: Tensor, grad_h_n2F: Tensor, dots_n: Tensor) -> None:
+    """`grad_nF`, the gradient of a = silu(gate) · up before the weight, becomes weight · a; dots = <a, grad>."""
+    n, F = grad_nF.shape
+    assert h_n2F.shape == grad_h_n2F.shape == (n, 2 * F) and weights_n.shape == dots_n.shape == (n,)
+    assert h_n2F.dtype == grad_nF.dtype == grad_h_n2F.dtype and weights_n.dtype == dots_n.dtype == torch.float32
+    assert all(t.is_contiguous() for t in (h_n2F, weights_n, grad_nF, grad_h_n2F, dots_n))
+    _module().swiglu_backward(
+        h_n2F.data_ptr(), _TYPES[h_n2F.dtype], n, F, weights_n.data_ptr(), grad_nF.data_ptr(), grad_h_n2F.data_ptr(),
+        dots_n.data_ptr(),
+    )  # fmt: skip
+
+
+def combine(rows_ND: Tensor, place_TK: Tensor, weights_TK: Tensor | None) -> Tensor:
+    """Σ over slots, in order and in float32, of weight · row; a place of -1 adds nothing -> [T, D]."""
+    (T, K), D = place_TK.shape, rows_ND.shape[1]
+    assert rows_ND.is_contiguous() and place_TK.is_contiguous() and place_TK.dtype == torch.int64
+    weights_TK = None if weights_TK is None else weights_TK.contiguous()
+    assert weights_TK is None or (weights_TK.dtype == torch.float32 and weights_TK.shape == (T, K))
+    out_TD = rows_ND.new_empty(T, D)
+    _module().combine(
+        rows_ND.data_ptr(), _TYPES[rows_ND.dtype], T, K, D, place_TK.data_ptr(),
+        0 if weights_TK is None else weights_TK.data_ptr(), out_TD.data_ptr(),
+    )  # fmt: skip
+    return out_TD
+
+
+def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """As `reference.rms_norm`, and 1 / sqrt(mean(x²) + eps) of each row, float32 [T]."""
+    (T, D), out_TD = x_TD.shape, torch.empty_like(x_TD)
+    assert x_TD.is_contiguous() and weight_D.is_contiguous() and weight_D.dtype == x_TD.dtype
+    inverse_T = torch.empty(T)
+    _module().norm_forward(
+        x_TD.data_ptr(), _TYPES[x_TD.dtype], T, D, weight_D.data_ptr(), eps, out_TD.data_ptr(), inverse_T.data_ptr()
+    )
+    return out_TD, inverse_T
+
+
+def rms_norm_backward(x_TD: Tensor, weight_D: Tensor, inverse_T: Tensor, grad_TD: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of x and of the weight."""
+    (T, D), grad_TD = x_TD.shape, grad_TD.contiguous()
+    assert grad_TD.shape == x_TD.shape and grad_TD.dtype == x_TD.dtype
+    grad_x_TD, grad_D = torch.empty_like(x_TD), torch.empty(D)
+    _module().norm_backward(
+        x_TD.data_ptr(), _TYPES[x_TD.dtype], T, D, weight_D.data_ptr(), inverse_T.data_ptr(), grad_TD.data_ptr(),
+        grad_x_TD.data_ptr(), grad_D.data_ptr(),
+    )  # fmt: skip
+    return grad_x_TD, grad_D.to(weight_D.dtype)
+
+
+def split_heads(rows_BSnP: Tensor, rotary: tuple[Tensor, Tensor] | None, scale: float) -> Tensor:
+    """Some heads of all rows, turned by cos and sin (float32 [T, 1, P]) and scaled -> [B, n, S, P]."""
+    B, S, n, P = rows_BSnP.shape
+    heads = rows_BSnP.new_empty(B, n, S, P)
+    _heads(rows_BSnP, rotary, scale, heads, False)
+    return heads
+
+
+def merge_heads(heads_BnSP: Tensor, rotary: tuple[Tensor, Tensor] | None, scale: float, rows_BSnP: Tensor) -> None:
+    """The transpose of `split_heads`, into some heads of all rows."""
+    _heads(rows_BSnP, rotary, scale, heads_BnSP, True)
+
+
+def _heads(rows: Tensor, rotary: tuple[Tensor, Tensor] | None, scale: float, heads: Tensor, is_back: bool) -> None:
+    B, S, n, P = rows.shape
+    width = rows.stride(1)
+    assert rows.stride()[2:] == (P, 1) and (B == 1 or rows.stride(0) == S * width) and rows.dtype == heads.dtype
+    assert heads.shape == (B, n, S, P) and heads.is_contiguous() and P % 2 == 0
+    assert rotary is None or all(
+        t.dtype == torch.float32 and t.is_contiguous() and t.numel() == B * S * P for t in rotary
+    )
+    cos, sin = (0, 0) if rotary is None else (t.data_ptr() for t in rotary)
+    _module().heads(
+        rows.data_ptr(), _TYPES[rows.dtype], B, S, n, P, width, cos, sin, scale, heads.data_ptr(), is_back
+    )  # fmt: skip
+
+
+def softmax_(scores_NrnC: Tensor, documents_BS: Tensor | None) -> None:
+    """Causal, for the queries of the last n of C positions, each over the keys of its own document.
+
+    N = B·G; `documents_BS` numbers the documents as floats, exactly.
+    """
+    N, r, n, C = scores_NrnC.shape
+    assert scores_NrnC.is_contiguous() and n <= C
+    B, S = (1, C) if documents_BS is None else documents_BS.shape
+    assert documents_BS is None or (documents_BS.dtype == torch.float32 and documents_BS.is_contiguous() and C <= S)
+    _module().softmax(
+        scores_NrnC.data_ptr(), _TYPES[scores_NrnC.dtype], N, r, n, C,
+        0 if documents_BS is None else documents_BS.data_ptr(), B, S,
+    )  # fmt: skip
+
+
+def softmax_backward_(probabilities_NrnC: Tensor, grad_NrnC: Tensor) -> None:
+    """The gradient of probabilities becomes that of their scores."""
+    N, r, n, C = probabilities_NrnC.shape
+    assert grad_NrnC.shape == probabilities_NrnC.shape and grad_NrnC.dtype == probabilities_NrnC.dtype
+    assert grad_NrnC.is_contiguous() and probabilities_NrnC.is_contiguous()
+    _module().softmax_backward(probabilities_NrnC.data_ptr(), grad_NrnC.data_ptr(), _TYPES[grad_NrnC.dtype], N, r, n, C)
+
+
+def cross_entropy_(logits_nV: Tensor, target_n: Tensor) -> Tensor:
+    """The loss of each row, float32 [n]; the logits become their gradients. A target below 0: no loss, no gradient."""
+    n, V = logits_nV.shape
+    target_n = target_n.contiguous()
+    assert logits_nV.is_contiguous() and target_n.dtype == torch.int64 and (n == 0 or int(target_n.max()) < V)
+    losses_n = torch.empty(n)
+    _module().cross_entropy(
+        logits_nV.data_ptr(), _TYPES[logits_nV.dtype], n, V, target_n.data_ptr(), losses_n.data_ptr()
+    )
+    return losses_n
+
+
+def adam_(
+    master: Tensor, grad: Tensor, mean: Tensor, square: Tensor, out: Tensor | None, settings: AdamSettings
+) -> None:
+    """A step of AdamW in one sweep. `out` takes the rounded weights."""
+    tensors = (master, mean, square)
+    assert all(t.dtype == torch.float32 and t.is_contiguous() and t.numel() == grad.numel() for t in tensors)
+    assert grad.is_contiguous() and (out is None or (out.is_contiguous() and out.dtype != torch.float32))
+    _module().adam(
+        grad.numel(), master.data_ptr(), grad.data_ptr(), _TYPES[grad.dtype], mean.data_ptr(), square.data_ptr(),
+        0 if out is None else out.data_ptr(), 0 if out is None else _TYPES[out.dtype], *settings,
+    )  # fmt: skip
+
+
+def square_sum(x: Tensor) -> float:
+    """Σ x², in float32 for each 16,384 numbers and in float64 beyond."""
+    assert x.is_contiguous()
+    total: float = _module().square_sum(x.data_ptr(), _TYPES[x.dtype], x.numel())
+    return total
+
+
+_THIS: ModuleType = sys.modules[__name__]
