@@ -28,10 +28,8 @@ from coterie.model import Transformer
 from coterie.model.attention import WholeSequences
 from coterie.train.upcycle import Upcycling, sparse_config
 
-__all__ = ["ROUTERS", "SHARED", "PromptRouters", "embedding_routers", "merge", "merged_config", "prompt_routers"]
+__all__ = ["PromptRouters", "Tensors", "embedding_routers", "merge", "merged_config", "prompt_routers"]
 
-SHARED = ("mean", "first")
-ROUTERS = ("prompts", "embedding", "random")
 _LEAD = 4.0  # of the right expert's logit: e^4 : 1 for two of them
 _HARDLY = 1.25  # times the share that chance gives
 Tensors = Callable[[str], Tensor]  # a tensor by canonical name

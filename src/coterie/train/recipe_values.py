@@ -5,10 +5,13 @@ TOML's whole numbers pass for numbers; its booleans never do, nor do inf and nan
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field
 from typing import Any
 
-__all__ = ["NUMBER", "NUMBERS", "SEQUENCE", "TEXT", "TEXTS", "TOKENIZER", "TWO_NUMBERS", "WHOLE", "YES_NO", "Kind"]
+__all__ = [
+    "GROUPS", "NUMBER", "NUMBERS", "PATHS", "SEQUENCE", "TEXT", "TEXTS", "TOKENIZER", "TWO_NUMBERS", "WHOLE", "YES_NO",
+    "Kind", "key",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,11 @@ class Kind:
 
     name: str
     convert: Callable[[Any], Any]
+
+
+def key(kind: Kind, default: Any = MISSING, *, name: str | None = None) -> Any:
+    """A field of a section, under another `name` where the key is a word of Python; no default: it is required."""
+    return field(default=default, metadata={"kind": kind} | ({"key": name} if name else {}))
 
 
 def _text(value: Any) -> str:
@@ -61,6 +69,13 @@ def _sequence(value: Any) -> int | tuple[tuple[float, int], ...]:
     return _items(_phase)(value) if isinstance(value, list) else _whole(value)
 
 
+def _paths(value: Any) -> tuple[str, ...]:
+    found = tuple(map(_text, value)) if isinstance(value, list) else (_text(value),)
+    if not all(found):
+        raise ValueError
+    return found
+
+
 def _tokenizer(value: Any) -> str | dict[str, int]:
     if isinstance(value, dict) and value.keys() == {"vocab_size"}:
         return {"vocab_size": _whole(value["vocab_size"])}
@@ -72,4 +87,6 @@ YES_NO = Kind("true or false", _yes_no)
 TEXTS, NUMBERS = Kind("an array of strings", _items(_text)), Kind("an array of numbers", _items(_number))
 TWO_NUMBERS = Kind("an array of two numbers", _items(_number, 2))
 SEQUENCE = Kind("a whole number or an array of [start, length] pairs", _sequence)
+PATHS = Kind("a path or an array of paths", _paths)
+GROUPS = Kind("an array of arrays of strings", _items(_items(_text)))
 TOKENIZER = Kind("the path of a folder or { vocab_size = N }", _tokenizer)

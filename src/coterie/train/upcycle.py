@@ -31,9 +31,8 @@ from torch import Tensor
 from coterie.config import ModelConfig
 from coterie.errors import RecipeError
 
-__all__ = ["METHODS", "Upcycling", "sparse_config", "upcycle"]
+__all__ = ["Upcycling", "random_router", "sparse_config", "upcycle"]
 
-METHODS = ("copy", "split", "drop")
 _TAKES_COPIES = ("topk", "noisy_topk", "sigmoid_bias", "dense")  # routers that give equal logits to the same tokens
 _ALWAYS_ONE = ("gshard", "hash", "random", "dense", "soft")
 Tensors = Callable[[str], Tensor]  # a tensor by canonical name
@@ -121,7 +120,7 @@ def upcycle(dense: Tensors, config: ModelConfig, plan: Upcycling) -> Tensors:
             return dense(name)
         at = int(layer.removeprefix("layers."))
         if part == "router":
-            return _router(config, plan, at)
+            return random_router(config, plan, at)
         assert part in ("experts.gate_up", "experts.down"), f"{name} is not made of dense tensors"
         parts = ("down",) if part == "experts.down" else ("gate", "up")
         blocks = [_experts(dense(f"{layer}.feed_forward.{p}"), p, config, plan, at) for p in parts]
@@ -130,7 +129,7 @@ def upcycle(dense: Tensors, config: ModelConfig, plan: Upcycling) -> Tensors:
     return tensor
 
 
-def _router(config: ModelConfig, plan: Upcycling, layer: int) -> Tensor:
+def random_router(config: ModelConfig, plan: Upcycling, layer: int) -> Tensor:
     """Normal rows [E, D], the same within a copy; a soft router has one for each slot of each expert."""
     assert config.num_local_experts is not None
     n_copies = config.num_local_experts * config.router.slots // plan.granularity

@@ -1,0 +1,91 @@
+"""What `coterie train` tells of a model that was upcycled or merged: its certificate, and how experts drift apart."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coterie.cli.output import note
+
+if TYPE_CHECKING:
+    from coterie.model import Transformer
+    from coterie.tokenizer.protocol import Tokenizer
+    from coterie.train.origin import Origin
+
+__all__ = ["CERTIFIED_TOKENS", "Lineage"]
+
+CERTIFIED_TOKENS = 128
+
+
+class Lineage:
+    """Keeps OUT/upcycling.json: where the experts come from, and their likeness to each other at the start and end."""
+
+    def __init__(self, origin: "Origin | None", path: Path):
+        self.origin, self.path = origin, path
+        self.sentence = ""
+        self.document: dict[str, Any] = {}
+        if path.exists():
+            self.document = json.loads(path.read_text(encoding="utf-8"))
+
+    def fill(self, model: "Transformer", tokenizer: "Tokenizer") -> None:
+        """The weights that the run starts from, where they are not random."""
+        if self.origin is not None:
+            self.sentence = self.origin.fill(model, tokenizer)
+
+    def start(self, model: "Transformer", ids: Sequence[int]) -> None:
+        """Say what was made and certify it on these tokens; `CheckpointError` where it is not what it must be."""
+        from coterie.train.origin import Upcycled
+
+        if self.sentence:
+            note(self.sentence)
+        if not self._has_experts(model):
+            return
+        self.document = {"says": self.sentence, "certificate": None, "alike_at_start": self._alike(model)}
+        certificate = None
+        if isinstance(self.origin, Upcycled):
+            certificate = self.origin.certify(model, ids)
+            note(certificate.sentence())
+            self.document["certificate"] = certificate.to_json()
+        self._write()
+        if certificate is not None:
+            certificate.require()
+
+    def measure(self, model: "Transformer") -> dict[str, float]:
+        """For the log: the mean cosine of two experts of a layer."""
+        return {"alike": _mean(self._alike(model))} if self._has_experts(model) else {}
+
+    def finish(self, model: "Transformer", steps: int) -> None:
+        """How far the experts have drifted apart."""
+        if not self._has_experts(model):
+            return
+        alike = self._alike(model)
+        self.document |= {"steps": steps, "alike_at_end": alike}
+        self._write()
+        least, most = alike.index(min(alike)), alike.index(max(alike))
+        before = self.document.get("alike_at_start")
+        note(
+            f"after {steps} steps two experts of a layer have a mean cosine of {_mean(alike):.3f} "
+            f"({alike[least]:.3f} in layer {least} to {alike[most]:.3f} in layer {most}"
+            + (f"; {_mean(before):.3f} at the start)" if before else ")")
+        )
+
+    def _has_experts(self, model: "Transformer") -> bool:
+        return self.origin is not None and model.config.is_sparse
+
+    def _alike(self, model: "Transformer") -> list[float]:
+        from coterie.analysis.likeness import between_experts
+
+        assert self.origin is not None
+        tensors, segments = model.tensors(), self.origin.granularity
+        layers = range(model.config.num_hidden_layers)
+        return [round(between_experts(tensors.__getitem__, at, segments=segments), 6) for at in layers]
+
+    def _write(self) -> None:
+        from coterie.checkpoint.atomic import new_file
+
+        with new_file(self.path) as file:
+            file.write((json.dumps(self.document, indent=1) + "\n").encode())
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
