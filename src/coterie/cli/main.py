@@ -31,6 +31,7 @@ VERBS = {
     "verify": "Check a model folder against its sha256 manifest, and its weights for NaN.",
     "pull": "Download a model from the Hugging Face hub, never a pickle.",
     "train": "Train a model from a recipe.",
+    "plan": "Say what a recipe will cost on this machine: memory, time, the loss to expect.",
     "doctor": "Say what this machine has, what is wrong, and how to mend it.",
 }
 _EXAMPLE = """\b

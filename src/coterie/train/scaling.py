@@ -77,7 +77,7 @@ def chinchilla_loss(n_active: float, tokens: float) -> float:
 
     Example: Chinchilla itself, N = 70e9 and D = 1.4e12, gives 1.97.
     """
-    return _E + _A / n_active**_ALPHA + _B / tokens**_BETA
+    return _E + _A * math.pow(n_active, -_ALPHA) + _B * math.pow(tokens, -_BETA)
 
 
 def chinchilla_optimum(operations: float) -> tuple[float, float]:
@@ -99,8 +99,8 @@ def joint_moe_loss(n_active: float, tokens: float, expansion: float) -> float:
     """
     start, largest = 2.0732, 290.4521
     e = 1 / (1 / (expansion - 1 + 1 / (1 / start - 1 / largest)) + 1 / largest)
-    of_parameters = 35.91 * e**-0.2285 * n_active ** (-0.1889 + 0.0098 * math.log(e))
-    of_tokens = 35.98 * e**0.5529 * tokens ** (-0.1775 - 0.0259 * math.log(e))
+    of_parameters = 35.91 * math.pow(e, -0.2285) * math.pow(n_active, -0.1889 + 0.0098 * math.log(e))
+    of_tokens = 35.98 * math.pow(e, 0.5529) * math.pow(tokens, -0.1775 - 0.0259 * math.log(e))
     return of_parameters + of_tokens + 1.3637
 
 

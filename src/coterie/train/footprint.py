@@ -1,0 +1,131 @@
+"""The memory of training, part by part: what the optimizer holds to the byte, activations by a formula.
+
+Counted on a model without storage ("meta" tensors), so a model that fits nowhere can be asked about. The formula for
+activations follows what the modules keep for backward today; `train.measure` counts the same parts on a real pass, and
+a test holds the two together. Shapes: T tokens of a micro-batch, B its rows of S positions, L layers, and the legend of
+the model: D width, F expert width, E experts, K a token, H query heads, G key heads, P head width, V vocabulary.
+"""
+
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from coterie.config import ModelConfig
+from coterie.model import Transformer
+from coterie.train.initialise import muon_matrices
+from coterie.train.recipe import Train
+
+__all__ = ["Activations", "Footprint", "Static", "activations", "footprint", "static_memory"]
+
+_LOSS_BLOCK = 512  # rows of logits that the fused loss holds at a time
+_CAUSAL_BLOCK, _MOST_BLOCKS = 128, 16  # queries of a block of attention on a CPU, and how many blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Static:
+    """Bytes that are there from the first step to the last, and those of the gradients. All exact."""
+
+    parameters: int  # how many, not bytes
+    weights: int
+    masters: int  # float32 copies of what is held in bfloat16
+    moments: int
+    gradients: int  # float32, one for each parameter
+    incoming: int  # in the model's own dtype, before they are added to those: a micro-batch's
+
+    @property
+    def held(self) -> int:
+        return self.weights + self.masters + self.moments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activations:
+    """Bytes kept for backward by a micro-batch."""
+
+    attention: int
+    experts: int  # or the dense feed-forward block; with the router
+    norms: int  # and residual sums
+    loss: int  # cross-entropy: gradients of hidden states and head, one block of logits
+
+    @property
+    def total(self) -> int:
+        return sum(asdict(self).values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What a step needs: `peak` is the larger of its two heights, before backward and after it."""
+
+    static: Static
+    activations: Activations
+    is_accumulating: bool
+
+    @property
+    def peak(self) -> int:
+        carried = self.static.gradients if self.is_accumulating else 0  # of the micro-batches before
+        before_backward = self.activations.total + carried
+        after_backward = self.static.incoming + carried if self.is_accumulating else self.static.gradients
+        return self.static.held + max(before_backward, after_backward)
+
+
+def static_memory(config: ModelConfig, train: Train, dtype: torch.dtype) -> Static:
+    """Exact, whatever the router: the parameters are those of the model itself."""
+    model = Transformer(config, dtype, "meta")
+    muon = muon_matrices(model) if train.optimizer == "muon" else {}
+    n = weights = masters = moments = incoming = 0
+    for name, p in model.named_parameters():
+        n += p.numel()
+        weights += p.numel() * p.itemsize
+        is_master = p.dtype == torch.float32
+        masters += 0 if is_master else 4 * p.numel()
+        incoming += 0 if is_master else p.numel() * p.itemsize
+        moments += 4 * p.numel() if name in muon else 8 * p.numel() + 4  # AdamW: two, and the step's number
+    return Static(parameters=n, weights=weights, masters=masters, moments=moments, gradients=4 * n, incoming=incoming)
+
+
+def activations(
+    config: ModelConfig, train: Train, dtype: torch.dtype, rows: int, sequence: int, device: str = "cpu"
+) -> Activations:
+    """Of a micro-batch of `rows` rows. With recompute: the inputs of all blocks, and one block's insides."""
+    c, b, T = config, dtype.itemsize, rows * sequence
+    D, L = c.hidden_size, c.num_hidden_layers
+    layer = _layer(c, b, rows, sequence, device)
+    inputs = T * D * b  # of the last norm, and with recompute of each block
+    if train.recompute:
+        inputs += L * T * D * b
+    else:
+        layer = Activations(**{part: n * L for part, n in asdict(layer).items()})
+    turns = T * 2 * c.head_dim * b  # cosines and sines, which all layers share
+    loss = T * D * b + c.vocab_size * D * (4 + b) + _LOSS_BLOCK * c.vocab_size * (4 + b)
+    return replace(layer, attention=layer.attention + turns, norms=layer.norms + inputs, loss=loss)
+
+
+def _layer(c: ModelConfig, b: int, rows: int, sequence: int, device: str) -> Activations:
+    T, D, F, K = rows * sequence, c.hidden_size, c.intermediate_size, c.num_experts_per_tok
+    query, keys = c.num_attention_heads * c.head_dim, 2 * c.num_key_value_heads * c.head_dim
+    attention = T * (query + keys + query) * b  # turned queries and keys, values, the input of the output product
+    if device == "cpu":
+        attention += _probabilities(c, rows, sequence) * b
+    if c.is_sparse:  # gate and up of each pair, and its output; the rows, and the router's in float32
+        experts, kept = T * K * (2 * F + D) * b + T * D * (b if b == 4 else b + 4), 3
+    else:  # gate and up, silu(gate), the product
+        experts, kept = T * 4 * F * b, 4
+    return Activations(attention=attention, experts=experts, norms=kept * T * D * b, loss=0)
+
+
+def _probabilities(c: ModelConfig, rows: int, sequence: int) -> int:
+    """Kept by attention on a CPU: every block of queries with the keys up to its own end."""
+    size = max(_CAUSAL_BLOCK, -(-sequence // _MOST_BLOCKS))
+    ends = [min(start + size, sequence) for start in range(0, sequence, size)]
+    seen = sum((end - start) * end for start, end in zip([0, *ends], ends, strict=False))
+    return rows * c.num_attention_heads * seen
+
+
+def footprint(
+    config: ModelConfig, train: Train, dtype: torch.dtype, rows: int, sequence: int, device: str = "cpu"
+) -> Footprint:
+    """Of a step whose micro-batches have `rows` rows of `sequence` positions; `device` is a type, cpu or cuda."""
+    return Footprint(
+        static=static_memory(config, train, dtype),
+        activations=activations(config, train, dtype, rows, sequence, device),
+        is_accumulating=train.accumulate > 1,
+    )
