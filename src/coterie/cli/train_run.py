@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from coterie.cli.output import note, progress
 from coterie.cli.train_data import prepare_tokenizer, prepare_tokens
+from coterie.cli.train_origin import CERTIFIED_TOKENS, Lineage
 from coterie.cli.train_view import TrainView
 
 if TYPE_CHECKING:
+    import torch
+
+    from coterie.config import ModelConfig
     from coterie.model import Transformer
+    from coterie.tokenizer.protocol import Tokenizer
     from coterie.train.loop import Trainer
+    from coterie.train.origin import Origin
     from coterie.train.recipe import Recipe
     from coterie.train.tokens import TokenFile
 
@@ -32,9 +38,11 @@ def run_recipe(plan: "Recipe", folder: Path, steps: int | None = None) -> dict[s
         require_tensorboard()
     folder.mkdir(parents=True, exist_ok=True)
     view = TrainView(plan.train.steps)
-    trainer, valid, tokenizer_dir = assemble(plan, folder, view)
+    trainer, valid, tokenizer_dir, lineage = assemble(plan, folder, view)
     if trainer.resume():
         note(f"resuming at step {trainer.step} of {plan.train.steps}")
+    else:
+        lineage.start(trainer.model, (valid or trainer.batches.files)[0].ids[:CERTIFIED_TOKENS].tolist())
     keep_freed_memory()
     with view, _tensorboard(plan, folder, trainer):
         trainer.run(until=steps)
@@ -42,6 +50,7 @@ def run_recipe(plan: "Recipe", folder: Path, steps: int | None = None) -> dict[s
         note(f"stopped at step {trainer.step} of {plan.train.steps}; the same command goes on")
         return None
     trainer.model.eval()
+    lineage.finish(trainer.model, trainer.step)
     final = {f.name: score(trainer.model, f, longest_window(plan)) for f in valid}
     save_model(trainer, tokenizer_dir, folder / "model")
     (folder / "scores.json").write_text(json.dumps(final, indent=1) + "\n")
@@ -71,33 +80,27 @@ def forget(folder: Path) -> None:
     """Remove what a run left, and nothing else: `--out` may name a folder that holds more."""
     if not any((folder / name).exists() for name in ("log.jsonl", "state.safetensors", "tokens")):
         return
-    for name in ("log.jsonl", "state.safetensors", "scores.json"):
+    for name in ("log.jsonl", "state.safetensors", "scores.json", "upcycling.json"):
         (folder / name).unlink(missing_ok=True)
     for name in ("tokenizer", "tokens", "model", "tensorboard"):
         if (folder / name).exists():
             shutil.rmtree(folder / name)
 
 
-def assemble(plan: "Recipe", folder: Path, view: TrainView) -> "tuple[Trainer, list[TokenFile], Path]":
-    from coterie.config import ModelConfig
+def assemble(plan: "Recipe", folder: Path, view: TrainView) -> "tuple[Trainer, list[TokenFile], Path, Lineage]":
     from coterie.device import choose_device, choose_dtype
-    from coterie.errors import RecipeError
     from coterie.tokenizer.load import load_tokenizer
     from coterie.train.batches import Batches
     from coterie.train.loop import Trainer
+    from coterie.train.origin import open_origin, own_tokenizer
 
-    tokenizer_dir = prepare_tokenizer(plan, folder)
+    origin = open_origin(plan)
+    takes_own = plan.data.tokenizer == ""
+    tokenizer_dir = own_tokenizer(origin) if origin and takes_own else prepare_tokenizer(plan, folder)
     tokenizer = load_tokenizer(tokenizer_dir)
-    fields = {"vocab_size": tokenizer.vocab_size, "bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
     device = choose_device("auto")
     dtype = choose_dtype(plan.train.dtype, "bfloat16", device)
-    named = {"torch_dtype": str(dtype).removeprefix("torch.")}
-    config = ModelConfig.from_fields(fields | named | plan.model, where="[model]")
-    if config.vocab_size < tokenizer.vocab_size:
-        raise RecipeError(
-            f"[model] vocab_size is {config.vocab_size} and {tokenizer_dir} has {tokenizer.vocab_size} pieces; "
-            "leave it out, and it is taken from the tokenizer"
-        )
+    config = model_config(plan, origin, tokenizer, tokenizer_dir, dtype)
     train, valid = (
         prepare_tokens(names, tokenizer, tokenizer_dir, folder) for names in (plan.data.files, plan.data.valid)
     )
@@ -108,11 +111,40 @@ def assemble(plan: "Recipe", folder: Path, view: TrainView) -> "tuple[Trainer, l
     batches = Batches(train, plan.data.weights, sequence_plan, t.steps, tokens, bos, t.seed, is_masked=masked)
     _warn_reuse(train, t.steps * tokens)
 
+    lineage = Lineage(origin, folder / "upcycling.json")
+
     def evaluate(model: "Transformer") -> dict[str, float]:
         view.clear()
         return {f.name: score(model, f, longest_window(plan), max_windows=8)["bits_per_byte"] for f in valid}
 
-    return Trainer(plan, config, batches, dtype, device, folder, evaluate, view.show), valid, tokenizer_dir
+    trainer = Trainer(
+        plan, config, batches, dtype, device, folder, evaluate, view.show,
+        fill=lambda model: lineage.fill(model, tokenizer), measure=lineage.measure,
+    )  # fmt: skip
+    return trainer, valid, tokenizer_dir, lineage
+
+
+def model_config(
+    plan: "Recipe", origin: "Origin | None", tokenizer: "Tokenizer", tokenizer_dir: Path, dtype: "torch.dtype"
+) -> "ModelConfig":
+    """What [model] and [router] say, on top of the model that the run starts from or else of the tokenizer."""
+    from coterie.config import ModelConfig
+    from coterie.errors import RecipeError
+    from coterie.train.origin import check_vocabulary, run_config
+
+    if origin is not None:
+        config = run_config(origin, plan, dtype, where="the recipe")
+        check_vocabulary(config, tokenizer, origin.folder, tokenizer_dir)
+        return config
+    fields = {"vocab_size": tokenizer.vocab_size, "bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    named = {"torch_dtype": str(dtype).removeprefix("torch.")}
+    config = ModelConfig.from_fields(fields | named | plan.model | {"router": plan.router}, where="[model]")
+    if config.vocab_size < tokenizer.vocab_size:
+        raise RecipeError(
+            f"[model] vocab_size is {config.vocab_size} and {tokenizer_dir} has {tokenizer.vocab_size} pieces; "
+            "leave it out, and it is taken from the tokenizer"
+        )
+    return config
 
 
 def _warn_reuse(files: "list[TokenFile]", wanted: int) -> None:

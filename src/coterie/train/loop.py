@@ -36,7 +36,10 @@ __all__ = ["Trainer"]
 
 
 class Trainer:
-    """One run of a recipe. `evaluate(model) -> dict` is handed in, because evaluation lives in a higher layer."""
+    """One run of a recipe. `evaluate(model) -> dict` is handed in, because evaluation lives in a higher layer.
+
+    `fill` sets weights that are not random; `measure` adds to the records of steps with an evaluation.
+    """
 
     def __init__(
         self,
@@ -48,10 +51,13 @@ class Trainer:
         out: Path,
         evaluate: Callable[[Transformer], dict[str, float]],
         report: Callable[[dict[str, Any]], None],
+        *,
+        fill: Callable[[Transformer], None] | None = None,
+        measure: Callable[[Transformer], dict[str, Any]] = lambda model: {},
     ):
         self.recipe, self.batches, self.out = recipe, batches, out
-        self.evaluate, self.report = evaluate, report
-        self.model = self._model(config, dtype, device)
+        self.evaluate, self.report, self.measure = evaluate, report, measure
+        self.model = self._model(config, dtype, device, fill)
         self.objective = Objective(self.model, recipe.balance)
         t = recipe.train
         muon = muon_matrices(self.model) if t.optimizer == "muon" else None
@@ -60,12 +66,16 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self._saved = -1  # the step of the last checkpoint of this process
 
-    def _model(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Transformer:
+    def _model(
+        self, config: ModelConfig, dtype: torch.dtype, device: torch.device, fill: Callable[[Transformer], None] | None
+    ) -> Transformer:
         init = self.recipe.init
         model = Transformer(config, dtype, device)
         initialise(model, std=init.std, seed=init.seed)
         if init.induction:
             plant_induction_heads(model.tensors(), config, std=init.std, seed=init.seed)
+        if fill is not None:
+            fill(model)
         return recompute_blocks(model) if self.recipe.train.recompute else model
 
     def resume(self) -> bool:
@@ -144,7 +154,7 @@ class Trainer:
                 seconds = time.perf_counter() - started
                 telemetry.add(record, self.objective.counts, self.batches.tokens, seconds)
             if self.step % run.eval_every == 0 or self.step == self.recipe.train.steps:
-                record["valid"] = self._evaluate()
+                record |= {"valid": self._evaluate()} | self.measure(self.model)
         finally:
             if self.step > record["step"]:
                 self.seconds += time.perf_counter() - started

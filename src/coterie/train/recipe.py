@@ -6,7 +6,7 @@ A recipe needs `[data] files` and `[train] steps`; everything else has a default
 import os
 import re
 import tomllib
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from coterie.config import ModelConfig
 from coterie.errors import ConfigError, DataError, RecipeError, nearest
 from coterie.router_config import RouterConfig
 from coterie.routing.balance import CONVENTIONS, SCOPES
+from coterie.train.recipe_init import Init, check_init
 from coterie.train.recipe_values import (
     NUMBER,
     NUMBERS,
@@ -26,23 +27,12 @@ from coterie.train.recipe_values import (
     YES_NO,
     Kind,
 )  # fmt: skip
+from coterie.train.recipe_values import key as _key
 
 __all__ = [
     "Balance", "Data", "Init", "Parallel", "Recipe", "Run", "Train",
-    "expand_path", "read_recipe", "token_file_name",
+    "expand_path", "read_recipe", "require_context", "token_file_name",
 ]  # fmt: skip
-
-
-def _key(kind: Kind, default: Any = MISSING) -> Any:
-    """A field of a section; without a default the key is required."""
-    return field(default=default, metadata={"kind": kind})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Init:
-    seed: int = _key(WHOLE, 0)
-    std: float = _key(NUMBER, 0.02)  # of every matrix; those that write to the residual stream get std / √(2 · layers)
-    induction: bool = _key(YES_NO, False)  # plant heads that copy (train/induction.py)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +41,7 @@ class Data:
     weights: tuple[float, ...] = _key(NUMBERS, ())  # how often each entry is drawn from; empty: by its tokens
     valid: tuple[str, ...] = _key(TEXTS, ())
     documents: str = _key(TEXT, "packed")  # or "masked": none looks into another one of its row
-    tokenizer: str | dict[str, int] = field(  # a folder, or one to train
+    tokenizer: str | dict[str, int] = field(  # a folder, or one to train; "": that of the model in [init]
         default_factory=lambda: {"vocab_size": 8192}, metadata={"kind": TOKENIZER}
     )
 
@@ -105,7 +95,7 @@ class Recipe:
     model: dict[str, Any]
     data: Data
     train: Train
-    init: Init = Init()
+    init: Init = field(default_factory=Init)
     router: RouterConfig = field(default_factory=RouterConfig)
     balance: Balance = Balance()
     parallel: Parallel = Parallel()
@@ -132,10 +122,10 @@ _ONLY = {
     ("parallel", "expert"): (1,),
 }
 _POSITIVE = {
-    "train": ("steps", "batch", "accumulate", "lr", "clip"), "init": ("std",), "run": ("eval_every", "save_every"),
+    "train": ("batch", "accumulate", "lr", "clip"), "init": ("std",), "run": ("eval_every", "save_every"),
 }  # fmt: skip
 _NOT_NEGATIVE = {
-    "train": ("seed", "warmup", "weight_decay"), "init": ("seed",),
+    "train": ("steps", "seed", "warmup", "weight_decay"), "init": ("seed",),
     "balance": ("load", "z", "importance", "noisy_load", "bias"),
 }  # fmt: skip
 
@@ -155,6 +145,8 @@ def read_recipe(path: Path) -> Recipe:
             raise RecipeError(f"{path} has no section [{name}]; a recipe needs [data] files and [train] steps")
     parts = {name: _section(kind, raw[name], f"{path}: [{name}]") for name, kind in _SECTIONS.items() if name in raw}
     recipe = Recipe(model=_model(raw.get("model", {})), router=_router(raw.get("router", {}), path), **parts)
+    check_init(recipe.init, path)
+    recipe = _with_own_tokenizer(recipe, raw["data"], path)
     _check_choices(recipe, path)
     _check_bounds(recipe, path)
     _check_balance(recipe, path)
@@ -169,6 +161,15 @@ def _model(raw: dict[str, Any]) -> dict[str, Any]:
     return raw | {"num_local_experts": None} if type(n_experts) is int and n_experts == 0 else raw
 
 
+def _with_own_tokenizer(recipe: Recipe, raw_data: dict[str, Any], path: Path) -> Recipe:
+    """A run that starts from a model takes its tokenizer, unless one is named."""
+    if recipe.init.is_random:
+        return recipe
+    if isinstance(raw_data.get("tokenizer"), dict):
+        raise RecipeError(f"{path}: [data] tokenizer is to be trained, and [init] names a model, which has its own")
+    return recipe if "tokenizer" in raw_data else replace(recipe, data=replace(recipe.data, tokenizer=""))
+
+
 def _router(raw: dict[str, Any], path: Path) -> RouterConfig:
     try:
         return RouterConfig.from_fields(raw)
@@ -177,14 +178,15 @@ def _router(raw: dict[str, Any], path: Path) -> RouterConfig:
 
 
 def _section(kind: type, raw: dict[str, Any], where: str) -> Any:
-    known = {f.name: f for f in fields(kind)}
+    known = {f.metadata.get("key", f.name): f for f in fields(kind)}
     for key in raw:
         if key not in known:
             raise RecipeError(f"{where} has no key {key!r}{nearest(key, known)}")
     for name, f in known.items():
         if f.default is MISSING and f.default_factory is MISSING and name not in raw:
             raise RecipeError(f"{where} needs the key {name!r}")
-    return kind(**{key: _converted(known[key].metadata["kind"], value, f"{where} {key}") for key, value in raw.items()})
+    converted = {key: _converted(known[key].metadata["kind"], value, f"{where} {key}") for key, value in raw.items()}
+    return kind(**{known[key].name: value for key, value in converted.items()})
 
 
 def _converted(kind: Kind, value: Any, where: str) -> Any:
@@ -259,7 +261,11 @@ def _check_sequence(recipe: Recipe, path: Path) -> None:
     """Phases rise from the first step; in each, a step is whole rows in whole micro-batches, inside the context."""
     t, plan = recipe.train, recipe.sequence_plan()
     starts, lengths = [start for start, _ in plan], [length for _, length in plan]
-    if not starts or starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= t.steps:
+    if t.steps == 0 and recipe.init.is_random:
+        raise RecipeError(
+            f"{path}: [train] steps is 0, expected more, or an [init] that names a model to write at once"
+        )
+    if not starts or starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= max(1, t.steps):
         raise RecipeError(f"{path}: [train] sequence must start at 0.0 and rise to below 1.0")
     for length in lengths:
         n, rest = divmod(t.batch * lengths[0], length) if length > 0 else (0, 1)
@@ -268,12 +274,19 @@ def _check_sequence(recipe: Recipe, path: Path) -> None:
                 f"{path}: [train] batch {t.batch} of sequence {lengths[0]} cannot be cut into whole sequences of "
                 f"{length} in {t.accumulate} micro-batches"
             )
+    if not recipe.init.is_random:
+        return  # the model that it starts from says how long its context is
     config = _model_config(recipe, path)
-    longest = config.max_position_embeddings
-    if max(lengths) > longest:
-        raise RecipeError(f"{path}: sequence {max(lengths)} is longer than max_position_embeddings {longest}")
+    require_context(recipe, config, where=str(path))
     if recipe.init.induction and config.num_hidden_layers < 2:
         raise RecipeError(f"{path}: [init] induction needs two layers or more; [model] has {config.num_hidden_layers}")
+
+
+def require_context(recipe: Recipe, config: ModelConfig, *, where: str) -> None:
+    """`RecipeError` where the rows of the run are longer than the model's context."""
+    longest, context = max(length for _, length in recipe.sequence_plan()), config.max_position_embeddings
+    if longest > context:
+        raise RecipeError(f"{where}: sequence {longest} is longer than max_position_embeddings {context}")
 
 
 def token_file_name(path: str) -> str:
