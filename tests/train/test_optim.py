@@ -1,6 +1,8 @@
+import pytest
 import torch
 from torch import nn
 
+from coterie.kernels import cpu
 from coterie.train.optim import MasterOptimizer
 
 
@@ -15,18 +17,56 @@ def one_step(m: nn.Linear, optimizer: MasterOptimizer, lr: float = 0.1, clip: fl
     return optimizer.step(lr, clip)
 
 
-def test_float32_is_torch_adamw_with_decay_on_matrices_only() -> None:
-    ours, theirs = model(torch.float32), model(torch.float32)
+@pytest.mark.parametrize("kernels", dict.fromkeys([*cpu.names(), "reference"]))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("clip", [1e9, 0.5])
+def test_it_is_torch_adamw_with_decay_on_matrices_only(kernels: str, dtype: torch.dtype, clip: float) -> None:
+    ours, theirs = model(dtype), model(dtype)
     optimizer = MasterOptimizer(ours, betas=(0.9, 0.95), weight_decay=0.5)
     groups = [{"params": [theirs.weight], "weight_decay": 0.5}, {"params": [theirs.bias], "weight_decay": 0.0}]
     reference = torch.optim.AdamW(groups, lr=0.1, betas=(0.9, 0.95))
-    for _ in range(3):
-        one_step(ours, optimizer)
+    for _ in range(4):
+        with cpu.use(kernels):
+            norm = one_step(ours, optimizer, clip=clip)
         reference.zero_grad()
-        theirs(torch.arange(4.0)).square().sum().backward()
+        theirs(torch.arange(4, dtype=dtype)).square().sum().backward()
+        assert norm == pytest.approx(float(nn.utils.clip_grad_norm_(theirs.parameters(), clip)))
         reference.step()
     torch.testing.assert_close(ours.weight, theirs.weight)
     torch.testing.assert_close(ours.bias, theirs.bias)
+
+
+def test_native_and_torch_steps_may_follow_each_other() -> None:
+    ours, theirs = model(torch.bfloat16), model(torch.bfloat16)
+    mixed, plain = (MasterOptimizer(m, betas=(0.9, 0.95), weight_decay=0.5) for m in (ours, theirs))
+    for kernels in (cpu.names()[0], "reference", cpu.names()[0]):
+        with cpu.use(kernels):
+            one_step(ours, mixed, 1e-2)
+        with cpu.use("reference"):
+            one_step(theirs, plain, 1e-2)
+    for (name, got), wanted in zip(mixed.state().items(), plain.state().values(), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=2e-2, atol=2e-3, msg=name)
+
+
+def test_gradients_of_micro_batches_are_added_in_float32() -> None:
+    """256 + 1 is 256 in bfloat16."""
+    m = nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
+    optimizer = MasterOptimizer(m, betas=(0.9, 0.95), weight_decay=0.0)
+    for size in (256.0, 1.0, 1.0):
+        m.weight.grad = torch.full_like(m.weight, size)
+        optimizer.collect()
+        assert m.weight.grad is None
+    assert optimizer.step(0.0, 1e9) == 258.0
+
+
+def test_a_norm_that_is_not_finite_changes_nothing() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        m = model(dtype)
+        before = m.weight.clone()
+        optimizer = MasterOptimizer(m, betas=(0.9, 0.95), weight_decay=0.1)
+        m.weight.grad, m.bias.grad = torch.full_like(m.weight, torch.inf), torch.ones_like(m.bias)
+        assert optimizer.step(0.1, 1.0) == torch.inf
+        assert torch.equal(m.weight, before) and m.bias.grad is None
 
 
 def test_bfloat16_weights_collect_steps_too_small_for_them() -> None:

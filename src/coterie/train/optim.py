@@ -2,7 +2,8 @@
 
 Small updates vanish in bfloat16 (8 bits of mantissa), so the optimizer owns a float32 copy of every parameter, steps
 that, and rounds it into the model. In float32 and float64 the two are the same memory. Of a model that is divided among
-ranks each rank's optimizer knows the parts that the rank holds.
+ranks each rank's optimizer knows the parts that the rank holds. On a CPU a native kernel clips, steps and rounds in one
+sweep over memory, which is all that an update costs; elsewhere it is torch's own AdamW.
 """
 
 import math
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import CheckpointError
+from coterie.kernels import training
 from coterie.train.muon import scaled_update
 from coterie.train.parts import as_part_of, laid_out_as, part_of, whole_matrices
 
@@ -45,14 +47,15 @@ class MasterOptimizer:
         plain = [master for _, p, master in self._pairs if p.ndim == 1]
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self._adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, fused=True)
+        self._grads: dict[str, Tensor] = {}  # of masters that are not the parameters; a first one as it came
 
     def collect(self) -> None:
         """Add the gradients of a micro-batch to those of the masters: in bfloat16 the small ones would be lost."""
-        for _, p, master in self._pairs:
+        for name, p, master in self._pairs:
             if p is not master and p.grad is not None:
-                grad = part_of(p.grad).to(master.dtype)
-                master.grad = grad if master.grad is None else master.grad.add_(grad)
-                p.grad = None
+                grad, p.grad = part_of(p.grad), None
+                before = self._grads.get(name)
+                self._grads[name] = grad if before is None else before.to(master.dtype).add_(grad)
 
     def step(self, lr: float, clip: float) -> float:
         """Clip to a global norm of `clip`, update, empty the gradients; returns the norm before clipping.
@@ -60,37 +63,68 @@ class MasterOptimizer:
         Where that norm is not finite nothing is updated: one NaN would spoil every weight.
         """
         self.collect()
-        norm = self._clip(clip)
+        grads = {name: p.grad if p is master else self._grads.get(name) for name, p, master in self._pairs}
+        present = {name: grad for name, grad in grads.items() if grad is not None}
+        norm = self._norm(list(present.values()))
         if math.isfinite(norm):
-            for group in self._adam.param_groups:
-                group["lr"] = lr
-            self._adam.step()
             with torch.no_grad():
-                self._muon_step(lr)
-                for _, p, master in self._pairs:
-                    if p.dtype != master.dtype:
-                        p.copy_(master)
+                self._update(present, lr, min(1.0, clip / (norm + 1e-6)))
         self.forget_gradients()
         return norm
 
-    def _clip(self, largest: float) -> float:
-        masters = [master for _, _, master in self._pairs]
-        squares = nn.utils.get_total_norm([m.grad for m in masters if m.grad is not None]).double().square()
-        norm = self._reduce(squares).sqrt()
-        nn.utils.clip_grads_with_norm_(masters, largest, norm)
-        return float(norm)
+    def _norm(self, grads: list[Tensor]) -> float:
+        if training.is_usable(*grads) and all(g.is_contiguous() for g in grads):
+            squares = torch.tensor(math.fsum(training.square_sum(g) for g in grads), dtype=torch.float64)
+        else:
+            squares = nn.utils.get_total_norm([g.to(torch.promote_types(g.dtype, torch.float32)) for g in grads])
+            squares = squares.double().square()
+        return float(self._reduce(squares).sqrt())
 
-    def _muon_step(self, lr: float) -> None:
+    def _update(self, grads: dict[str, Tensor], lr: float, scale: float) -> None:
+        """A step with the gradients times `scale`."""
+        for group in self._adam.param_groups:
+            group["lr"] = lr
         for name, p, master in self._pairs:
-            if name in self._muon_rows and master.grad is not None:
-                momentum = self._momentum[name].mul_(_MOMENTUM).add_(master.grad)
-                ahead = master.grad.add(momentum, alpha=_MOMENTUM)
-                master.mul_(1 - lr * self._weight_decay)
-                matrices = whole_matrices(p, ahead)
-                update = as_part_of(matrices, scaled_update(part_of(matrices), self._muon_rows[name]))
-                master.sub_(part_of(laid_out_as(p, update)), alpha=lr)
+            grad = grads.get(name)
+            if grad is None:
+                continue
+            master.grad = None
+            if name in self._muon_rows:
+                self._muon_step(name, p, master, grad.to(master.dtype).mul_(scale), lr)
+            elif training.is_usable(p, master, grad) and all(t.is_contiguous() for t in (p, master, grad)):
+                self._native_step(p, master, grad, lr, scale)
+            else:
+                master.grad = grad.to(master.dtype).mul_(scale)
+        self._adam.step()
+        for name, p, master in self._pairs:
+            if p.dtype != master.dtype and (master.grad is not None or name in self._muon_rows):
+                p.copy_(master)
+
+    def _native_step(self, p: Tensor, master: Tensor, grad: Tensor, lr: float, scale: float) -> None:
+        """AdamW's update of one parameter; torch's own state is kept, so that either may go on with it."""
+        state, group = self._adam.state[master], self._adam.param_groups[0]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(master), torch.zeros_like(master)
+        state["step"] += 1
+        n, (beta1, beta2) = int(state["step"]), group["betas"]
+        keep = 1 - lr * self._weight_decay if p.ndim > 1 else 1.0
+        step, root = lr / (1 - beta1**n), (1 - beta2**n) ** 0.5
+        settings = training.AdamSettings(scale, keep, beta1, beta2, step, root, group["eps"])
+        out = None if p.dtype == master.dtype else p
+        training.adam_(master, grad, state["exp_avg"], state["exp_avg_sq"], out, settings)
+        torch.autograd.graph.increment_version(p)
+
+    def _muon_step(self, name: str, p: Tensor, master: Tensor, grad: Tensor, lr: float) -> None:
+        momentum = self._momentum[name].mul_(_MOMENTUM).add_(grad)
+        ahead = grad.add(momentum, alpha=_MOMENTUM)
+        master.mul_(1 - lr * self._weight_decay)
+        matrices = whole_matrices(p, ahead)
+        update = as_part_of(matrices, scaled_update(part_of(matrices), self._muon_rows[name]))
+        master.sub_(part_of(laid_out_as(p, update)), alpha=lr)
 
     def forget_gradients(self) -> None:
+        self._grads.clear()
         for _, p, master in self._pairs:
             p.grad = master.grad = None
 
