@@ -1,6 +1,7 @@
 """What a sparse model is worth at a size that two cores can train: the runs behind docs/evidence.md.
 
 python benchmarks/evidence.py             all runs, under two hours on two fast cores; after a stop it goes on
+python benchmarks/evidence.py --jobs 2    the same two runs at a time, a core each: sooner done, seconds still comparable
 python benchmarks/evidence.py --only 1,3 --seeds 1 --budget-scale 0.1
 python benchmarks/evidence.py --report    docs/evidence.json, docs/evidence-*.svg and the tables of docs/evidence.md
 
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,9 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3, help="at most so many seeds of a run (default: 3)")
     parser.add_argument("--budget-scale", type=float, default=1.0, help="times the steps of the recipes (default: 1)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at a time, each on its share of the cores (default: 1)"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/evidence"), help="folder of the runs")
     parser.add_argument(
         "--report", action="store_true", help="write what the finished runs say into docs/, run nothing"
@@ -99,34 +104,49 @@ def main() -> None:
     if args.report:
         write_report(args.runs, ROOT / "docs")
         return
-    failed = run_all([int(n) for n in args.only.split(",")], args.seeds, args.budget_scale, args.runs.resolve())
+    failed = run_all(
+        [int(n) for n in args.only.split(",")], args.seeds, args.budget_scale, args.runs.resolve(), args.jobs
+    )
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; the same command tries these again")
 
 
-def run_all(experiments: list[int], seeds: int, scale: float, runs: Path) -> list[str]:
-    """Run what is not finished; the names of the runs that failed."""
+def run_all(experiments: list[int], seeds: int, scale: float, runs: Path, jobs: int) -> list[str]:
+    """Run what is not finished, `jobs` at a time on as many shares of the cores; the names of the runs that failed."""
     prepare(runs)
     todo = list(planned(experiments, seeds))
-    failed = []
-    for number, (variant, seed) in enumerate(todo, 1):
-        folder = runs / f"{variant.name}-seed{seed}"
-        if (folder / "scores.json").exists():
-            continue
-        print(f"== {folder.name} ({number} of {len(todo)})", file=sys.stderr, flush=True)
-        try:
-            recipe = recipe_of(variant, seed, scale, runs)
-        except FileNotFoundError as e:
-            print(f"needs a run that is not finished: {e.filename}", file=sys.stderr)
-            failed.append(folder.name)
-            continue
-        folder.mkdir(exist_ok=True)
-        (folder / "recipe.toml").write_text(toml(recipe), encoding="utf-8")
-        if not (folder / "tokens").exists():
-            (folder / "tokens").symlink_to(runs / "tokens")
-        if train(folder / "recipe.toml", "--out", str(folder)):
-            failed.append(folder.name)
-    return failed
+    started: dict[str, Future[bool]] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        for number, (variant, seed) in enumerate(todo, 1):
+            needed = [f"{name}-seed{seed}" for name in (variant.parent, variant.as_long_as) if name]
+            earlier = [started[name] for name in needed if name in started]
+            title = f"{variant.name}-seed{seed} ({number} of {len(todo)})"
+            started[f"{variant.name}-seed{seed}"] = pool.submit(
+                run_one, variant, seed, scale, runs, jobs, earlier, title
+            )
+    return [name for name, run in started.items() if not run.result()]
+
+
+def run_one(
+    variant: Variant, seed: int, scale: float, runs: Path, jobs: int, earlier: list["Future[bool]"], title: str
+) -> bool:
+    """Whether the run is finished; it starts when those it needs, which were started before it, have ended."""
+    folder = runs / f"{variant.name}-seed{seed}"
+    if (folder / "scores.json").exists():
+        return True
+    for other in earlier:
+        other.result()
+    print(f"== {title}", file=sys.stderr, flush=True)
+    try:
+        recipe = recipe_of(variant, seed, scale, runs)
+    except FileNotFoundError as e:
+        print(f"needs a run that is not finished: {e.filename}", file=sys.stderr)
+        return False
+    folder.mkdir(exist_ok=True)
+    (folder / "recipe.toml").write_text(toml(recipe), encoding="utf-8")
+    if not (folder / "tokens").exists():
+        (folder / "tokens").symlink_to(runs / "tokens")
+    return train(folder / "recipe.toml", "--out", str(folder), jobs=jobs) == 0
 
 
 def planned(experiments: list[int], seeds: int) -> Iterator[tuple[Variant, int]]:
@@ -151,8 +171,11 @@ def source(base: str) -> Path:
     return ROOT / "recipes" / "evidence" / f"{base}.toml"
 
 
-def train(recipe: Path, *options: str) -> int:
-    return subprocess.run([sys.executable, "-m", "coterie", "train", str(recipe), *options], check=False).returncode
+def train(recipe: Path, *options: str, jobs: int = 1) -> int:
+    """The exit code of `coterie train` on its share of the cores."""
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    command = [sys.executable, "-m", "coterie", "train", str(recipe), *options]
+    return subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": threads}, check=False).returncode
 
 
 def recipe_of(variant: Variant, seed: int, scale: float, runs: Path) -> Changes:
