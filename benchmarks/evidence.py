@@ -1,7 +1,7 @@
 """What a sparse model is worth at a size that two cores can train: the runs behind docs/evidence.md.
 
 python benchmarks/evidence.py             all runs, under two hours on two fast cores; after a stop it goes on
-python benchmarks/evidence.py --jobs 2    the same two runs at a time, a core each: sooner done, seconds still comparable
+python benchmarks/evidence.py --jobs 2    two at a time, a core each: sooner done, and seconds can still be compared
 python benchmarks/evidence.py --only 1,3 --seeds 1 --budget-scale 0.1
 python benchmarks/evidence.py --report    docs/evidence.json, docs/evidence-*.svg and the tables of docs/evidence.md
 
