@@ -12,51 +12,51 @@ if TYPE_CHECKING:
     from coterie.tokenizer.protocol import Tokenizer
     from coterie.train.origin import Origin
 
-__all__ = ["CERTIFIED_TOKENS", "Lineage"]
+__all__ = ["Lineage"]
 
-CERTIFIED_TOKENS = 128
+_CERTIFIED_TOKENS = 128
 
 
 class Lineage:
     """Keeps OUT/upcycling.json: where the experts come from, and their likeness to each other at the start and end."""
 
-    def __init__(self, origin: "Origin | None", path: Path):
-        self.origin, self.path = origin, path
-        self.sentence = ""
+    def __init__(self, origin: "Origin | None", folder: Path):
+        self.origin, self.path = origin, folder / "upcycling.json"
+        self.is_new = not any((folder / "checkpoints").glob("step-*"))
         self.document: dict[str, Any] = {}
-        if path.exists():
-            self.document = json.loads(path.read_text(encoding="utf-8"))
+        if self.path.exists():
+            self.document = json.loads(self.path.read_text(encoding="utf-8"))
 
-    def fill(self, model: "Transformer", tokenizer: "Tokenizer") -> None:
-        """The weights that the run starts from, where they are not random."""
-        if self.origin is not None:
-            self.sentence = self.origin.fill(model, tokenizer)
+    def fill(self, model: "Transformer", tokenizer: "Tokenizer", ids: Sequence[int]) -> None:
+        """The weights that the run starts from, where they are not random; a new run says what they are.
 
-    def start(self, model: "Transformer", ids: Sequence[int]) -> None:
-        """Say what was made and certify it on these tokens; `CheckpointError` where it is not what it must be."""
+        An upcycled model is certified on the first of these tokens; `CheckpointError` where it is not what it must be.
+        """
         from coterie.train.origin import Upcycled
 
-        if self.sentence:
-            note(self.sentence)
-        if not self._has_experts(model):
+        if self.origin is None:
             return
-        self.document = {"says": self.sentence, "certificate": None, "alike_at_start": self._alike(model)}
-        certificate = None
+        sentence = self.origin.fill(model, tokenizer)
+        if not self.is_new:
+            return
+        note(sentence)
+        if not model.config.is_sparse:
+            return
+        self.document = {"says": sentence, "certificate": None, "alike_at_start": self._alike(model)}
         if isinstance(self.origin, Upcycled):
-            certificate = self.origin.certify(model, ids)
+            certificate = self.origin.certify(model, [int(i) for i in ids[:_CERTIFIED_TOKENS]])
             note(certificate.sentence())
+            certificate.require()
             self.document["certificate"] = certificate.to_json()
         self._write()
-        if certificate is not None:
-            certificate.require()
 
     def measure(self, model: "Transformer") -> dict[str, float]:
         """For the log: the mean cosine of two experts of a layer."""
-        return {"alike": _mean(self._alike(model))} if self._has_experts(model) else {}
+        return {"alike": _mean(self._alike(model))} if self.origin and model.config.is_sparse else {}
 
     def finish(self, model: "Transformer", steps: int) -> None:
         """How far the experts have drifted apart."""
-        if not self._has_experts(model):
+        if not self.origin or not model.config.is_sparse:
             return
         alike = self._alike(model)
         self.document |= {"steps": steps, "alike_at_end": alike}
@@ -68,9 +68,6 @@ class Lineage:
             f"({alike[least]:.3f} in layer {least} to {alike[most]:.3f} in layer {most}"
             + (f"; {_mean(before):.3f} at the start)" if before else ")")
         )
-
-    def _has_experts(self, model: "Transformer") -> bool:
-        return self.origin is not None and model.config.is_sparse
 
     def _alike(self, model: "Transformer") -> list[float]:
         from coterie.analysis.likeness import between_experts

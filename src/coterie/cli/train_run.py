@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from coterie.cli.output import note, progress
 from coterie.cli.train_data import prepare_tokenizer, prepare_tokens
-from coterie.cli.train_origin import CERTIFIED_TOKENS, Lineage
+from coterie.cli.train_origin import Lineage
 from coterie.cli.train_view import TrainView
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ def run_recipe(plan: "Recipe", folder: Path, steps: int | None = None) -> dict[s
     trainer, valid, tokenizer_dir, lineage = assemble(plan, folder, view)
     if trainer.resume():
         note(f"resuming at step {trainer.step} of {plan.train.steps}")
-    else:
-        lineage.start(trainer.model, (valid or trainer.batches.files)[0].ids[:CERTIFIED_TOKENS].tolist())
     keep_freed_memory()
     with view, _tensorboard(plan, folder, trainer):
         trainer.run(until=steps)
@@ -111,7 +109,7 @@ def assemble(plan: "Recipe", folder: Path, view: TrainView) -> "tuple[Trainer, l
     batches = Batches(train, plan.data.weights, sequence_plan, t.steps, tokens, bos, t.seed, is_masked=masked)
     _warn_reuse(train, t.steps * tokens)
 
-    lineage = Lineage(origin, folder / "upcycling.json")
+    lineage = Lineage(origin, folder)
 
     def evaluate(model: "Transformer") -> dict[str, float]:
         view.clear()
@@ -119,7 +117,7 @@ def assemble(plan: "Recipe", folder: Path, view: TrainView) -> "tuple[Trainer, l
 
     trainer = Trainer(
         plan, config, batches, dtype, device, folder, evaluate, view.show,
-        fill=lambda model: lineage.fill(model, tokenizer), measure=lineage.measure,
+        fill=lambda model: lineage.fill(model, tokenizer, (valid or train)[0].ids), measure=lineage.measure,
     )  # fmt: skip
     return trainer, valid, tokenizer_dir, lineage
 

@@ -110,7 +110,7 @@ class Upcycled:
         tensors, plan = model.tensors(), self.plan
         with TensorReader(self.checkpoint) as read:
             return certify(
-                _rounded(read, model.dtype), self.checkpoint.config, tensors.__getitem__, model.config, ids,
+                _rounded(read, model.dtype), self.checkpoint.config, lambda name: tensors[name].cpu(), model.config, ids,
                 scale=plan.scale(model.config), granularity=plan.granularity,
                 is_exact=plan.is_exact(model.config, model.dtype),
             )  # fmt: skip
