@@ -1,6 +1,7 @@
 """Real steps of a tiny recipe, in this process and in another."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -110,3 +111,18 @@ def test_every_phase_is_measured_with_its_rows(path: Path, monkeypatch: pytest.M
 def test_a_layer_that_does_not_fit_is_not_tried(path: Path) -> None:
     with pytest.raises(ResourceError, match="not even one layer"):
         measure_phases(path, *parts(path), torch.float32, CPU, available=1000)
+
+
+def test_masked_documents_are_measured_masked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from coterie.train.objective import Objective
+
+    path.write_text(path.read_text().replace('files = ["a.txt"]', 'files = ["a.txt"]\ndocuments = "masked"'))
+    seen, plain = [], Objective.backward
+
+    def watched(self: Objective, ids: torch.Tensor, targets: torch.Tensor, documents: torch.Tensor, **how: Any) -> None:
+        seen.append(documents[0].tolist())
+        plain(self, ids, targets, documents, **how)
+
+    monkeypatch.setattr(Objective, "backward", watched)
+    sample(*parts(path), torch.float32, CPU, rows=2, sequence=16, seconds=0.01)
+    assert seen[0] == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4

@@ -53,7 +53,7 @@ def plan_recipe(path: Path, *, is_measured: bool) -> dict[str, Any]:
     recipe = read_recipe(path)
     device = choose_device("auto")
     dtype = choose_dtype(recipe.train.dtype, "bfloat16", device)
-    config = _config(recipe, dtype)
+    config = _config(path, recipe, dtype)
     run = _run_folder(recipe)
     corpora, valid = (
         measure_corpora(files, run, config.vocab_size) for files in (recipe.data.files, recipe.data.valid)
@@ -67,11 +67,15 @@ def plan_recipe(path: Path, *, is_measured: bool) -> dict[str, Any]:
     return _document(path, plan, recipe, config, dtype, device, samples, problem)
 
 
-def _config(recipe: "Recipe", dtype: "torch.dtype") -> "ModelConfig":
+def _config(path: Path, recipe: "Recipe", dtype: "torch.dtype") -> "ModelConfig":
+    """Of the run: [model] and [router] on top of the model it starts from, or else of the size of its vocabulary."""
     from coterie.config import ModelConfig
+    from coterie.train.origin import open_origin, run_config
 
-    named = {"torch_dtype": str(dtype).removeprefix("torch."), "router": recipe.router}
-    return ModelConfig.from_fields({"vocab_size": _vocabulary(recipe)} | named | recipe.model, where="[model]")
+    if (origin := open_origin(recipe)) is not None:
+        return run_config(origin, recipe, dtype, where=str(path))
+    fields = {"vocab_size": _vocabulary(recipe), "torch_dtype": str(dtype).removeprefix("torch.")}
+    return ModelConfig.from_fields(fields | recipe.model | {"router": recipe.router}, where=f"{path}: [model]")
 
 
 def _vocabulary(recipe: "Recipe") -> int:

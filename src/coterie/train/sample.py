@@ -29,6 +29,7 @@ from coterie.train.recompute import recompute_blocks
 
 __all__ = ["Sample", "sample"]
 
+_DOCUMENTS = 4  # in a row of masked documents
 _PATIENCE = 20.0  # seconds: a micro-batch that takes longer is cut to fewer rows
 
 
@@ -82,6 +83,9 @@ class _Steps:
         muon = muon_matrices(self.model) if t.optimizer == "muon" else None
         self.optimizer = MasterOptimizer(self.model, betas=t.betas, weight_decay=t.weight_decay, muon=muon)
         self.objective, self.train = Objective(self.model, recipe.balance), t
+        self.documents_S = None  # where rows are masked, each is taken to hold a few documents
+        if recipe.data.documents == "masked":
+            self.documents_S = torch.arange(sequence, device=device) * _DOCUMENTS // sequence
         self.generator = torch.Generator(device).manual_seed(0)
 
     def one_step(self, rows: int) -> tuple[list[float], float]:
@@ -97,7 +101,10 @@ class _Steps:
         return self._timed(lambda: self._gradients(ids_BS))
 
     def _gradients(self, ids_BS: Tensor) -> None:
-        self.objective.backward(ids_BS, ids_BS, n_tokens=ids_BS.numel(), share=1.0, generator=self.generator)
+        documents_BS = None if self.documents_S is None else self.documents_S.expand_as(ids_BS)
+        self.objective.backward(
+            ids_BS, ids_BS, documents_BS, n_tokens=ids_BS.numel(), share=1.0, generator=self.generator
+        )
         self.optimizer.collect()
 
     def _timed(self, action: Callable[[], Any]) -> float:
