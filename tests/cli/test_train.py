@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,39 +67,81 @@ def test_recipe_to_a_folder_that_loads(recipe: Path) -> None:
     assert len((recipe.parent / "run" / "log.jsonl").read_text().splitlines()) == 8
 
 
-def test_killed_run_goes_on_from_its_last_state(recipe: Path) -> None:
-    text = recipe.read_text().replace("steps = 8", "steps = 5000")
-    recipe.write_text(text)
+def started(recipe: Path) -> "subprocess.Popen[str]":
+    """A long run that has two checkpoints."""
+    recipe.write_text(recipe.read_text().replace("steps = 8", "steps = 5000"))
     command = [sys.executable, "-m", "coterie", "train", str(recipe)]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ)
-    state = recipe.parent / "run" / "state.safetensors"
-    deadline = time.monotonic() + 90
-    while not state.exists() and time.monotonic() < deadline:
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    checkpoints, deadline = recipe.parent / "run" / "checkpoints", time.monotonic() + 90
+    while len(list(checkpoints.glob("step-????????"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
-    run.send_signal(signal.SIGKILL)
+    return run
+
+
+def logged_steps(recipe: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (recipe.parent / "run" / "log.jsonl").read_text().splitlines()]
+
+
+def test_killed_run_goes_on_from_its_last_state(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = started(recipe)
+    run.kill()
     run.communicate()
-    again = train(recipe, "--steps", "1")
-    assert again.returncode == 0 and "resuming at step" in again.stderr
-    logged = [json.loads(line)["step"] for line in (recipe.parent / "run" / "log.jsonl").read_text().splitlines()]
-    assert logged and logged == list(range(len(logged)))
+    assert main(["train", str(recipe), "--steps", "1"]) == 0 and "resuming at step" in capsys.readouterr().err
+    assert logged_steps(recipe) == list(range(len(logged_steps(recipe)))) and logged_steps(recipe)
 
 
-def test_tensorboard_is_a_second_log(recipe: Path) -> None:
-    pytest.importorskip("tensorboard")
-    recipe.write_text(recipe.read_text() + "tensorboard = true\n")
-    assert train(recipe, "--steps", "2").returncode == 0
-    done = train(recipe, "--steps", "3")
-    assert done.returncode == 0 and "bits/byte" in done.stderr, done.stderr
-    assert len(list((recipe.parent / "run" / "tensorboard").iterdir())) == 2
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full)]
+)
+def test_an_interrupted_run_is_saved_and_says_how_to_go_on(
+    recipe: Path, number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And while it runs nobody else may; and when its state is damaged after that, the one before is taken."""
+    run = started(recipe)
+    assert main(["train", str(recipe)]) == 2
+    assert f"coterie: process {run.pid} is training in" in capsys.readouterr().err
+    run.send_signal(number)
+    _, said = run.communicate()
+    assert run.returncode == code
+    saved = re.search(r"stopped and saved at step (\d+) of 5000; the same command goes on from there", said)
+    assert saved, said
+    newest = recipe.parent / "run" / "checkpoints" / f"step-{int(saved[1]):08d}"
+    assert len(logged_steps(recipe)) == int(saved[1]) and newest.is_dir()
+    os.truncate(newest / "state.safetensors", 100)
+    assert main(["train", str(recipe), "--steps", "1"]) == 0
+    said = capsys.readouterr().err
+    assert f"a damaged checkpoint is passed over: {newest / 'state.safetensors'} has 100 bytes" in said
+    resumed = re.search(r"resuming at step (\d+) of", said)
+    assert resumed and 0 < int(resumed[1]) < int(saved[1])
 
 
-def test_missing_tensorboard_is_said_before_any_work(
+def test_resuming_is_proved_beside_the_run_and_not_in_it(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(recipe), "--steps", "2"]) == 0
+    folder = recipe.parent / "run"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert main(["train", str(recipe), "--verify-resume", "--steps", "4"]) == 0, capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "resuming is exact: 4 steps at a stretch and 2 + 2 with a new start give the same bits" in said
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert sorted(p.name for p in recipe.parent.iterdir()) == ["a.txt", "r.toml", "run"]
+
+
+def test_a_resume_that_is_not_exact_is_shown(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    recipe.write_text(recipe.read_text() + "tensorboard = true\n")
-    assert main(["train", str(recipe)]) == 2
-    assert "pip install 'coterie[train]'" in capsys.readouterr().err
+    found = [f"the tensor 't{n}' differs" for n in range(20)]
+    monkeypatch.setattr("coterie.train.verify_resume.verify_resume", lambda train, folder, steps: found)
+    assert main(["train", str(recipe), "--verify-resume"]) == 1
+    said = capsys.readouterr().err
+    assert "'t7' differs" in said and "'t8'" not in said and "not exact: 20 differences, the first 8 above" in said
+
+
+def test_resuming_needs_two_steps_and_a_run_that_works(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(recipe), "--verify-resume", "--steps", "1"]) == 2
+    assert "needs 2 steps or more" in capsys.readouterr().err
+    (recipe.parent / "a.txt").unlink()
+    assert main(["train", str(recipe), "--verify-resume"]) == 2
+    assert "a.txt" in capsys.readouterr().err.splitlines()[-1]
     assert not (recipe.parent / "run").exists()
 
 
@@ -119,7 +162,7 @@ def test_fresh_removes_what_a_run_left_and_nothing_else(recipe: Path, capsys: py
     assert (folder / "model").exists()  # no run was here, so that folder is somebody's own
     (folder / "log.jsonl").write_text("")
     assert main(["train", str(recipe), "--fresh"]) == 2
-    assert {p.name for p in folder.iterdir()} == {"notes.txt"}
+    assert {p.name for p in folder.iterdir()} == {"notes.txt", "lock"}
     assert "none.txt" in capsys.readouterr().err
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from coterie.errors import CheckpointError
-from coterie.train.random_state import random_states, restore_random_states
+from coterie.train.random_state import random_states, restore_random_states, seed_random_states
 
 CPU = torch.device("cpu")
 
@@ -12,6 +12,14 @@ def test_the_same_numbers_come_again() -> None:
     first = torch.rand(5)
     restore_random_states(states, CPU)
     assert torch.equal(torch.rand(5), first)
+
+
+def test_a_seed_is_a_state() -> None:
+    seed_random_states(3)
+    states = random_states(CPU)
+    torch.rand(5)
+    seed_random_states(3)
+    assert torch.equal(random_states(CPU)["random/cpu"], states["random/cpu"])
 
 
 def test_a_state_of_another_device_is_left_alone_and_nonsense_refused() -> None:

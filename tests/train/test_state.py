@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from coterie.errors import CheckpointError, ResourceError
 from coterie.train.state import Checkpoints, checkpoint_folder, new_checkpoint
@@ -158,19 +157,12 @@ def test_a_killed_save_is_finished_or_removed(tmp_path: Path) -> None:
     assert names(tmp_path) == ["notes.txt", "step-00000002", "step-00000006"] and latest(tmp_path) == 6
 
 
-def test_the_single_file_of_the_first_format_is_read_until_there_is_a_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "state.safetensors"
-    save_file({"a": torch.full((3,), 5.0)}, path, {"meta": json.dumps({"step": 5})})
-    assert latest(tmp_path) == 5
-    save(tmp_path, 6)
-    assert latest(tmp_path) == 6 and not path.exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"\x80\x04pickle", b"\xff" * 64])
-def test_something_else_in_its_place_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "state.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"state\.safetensors is not a training state"):
+def test_the_single_file_of_an_earlier_version_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "state.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"state\.safetensors is a state as an earlier version .*--fresh"):
         Checkpoints(tmp_path).latest()
+    save(tmp_path, 6)
+    assert latest(tmp_path) == 6
 
 
 def test_a_full_disk_is_one_sentence_and_keeps_the_old_state(tmp_path: Path) -> None:

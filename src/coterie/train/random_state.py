@@ -1,7 +1,8 @@
 """The states of torch's own random generators as tensors, so that they travel with the other tensors of a run.
 
-Training draws nothing from them: batches and the noise of routers are functions of (seed, step). They are kept so that
-whoever does draw (an evaluation, a layer of one's own) goes on with the same numbers.
+Training draws nothing from them: batches and the noise of routers are functions of (seed, step). They are seeded and
+kept so that whoever does draw (an evaluation, a layer of one's own) gets the same numbers in every run, resumed or not:
+torch itself begins with a seed that is another one in each process.
 """
 
 import torch
@@ -9,7 +10,12 @@ from torch import Tensor
 
 from coterie.errors import CheckpointError
 
-__all__ = ["random_states", "restore_random_states"]
+__all__ = ["random_states", "restore_random_states", "seed_random_states"]
+
+
+def seed_random_states(seed: int) -> None:
+    """Those of the main processor and of every other device."""
+    torch.manual_seed(seed)
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from coterie.errors import CheckpointError
 from coterie.train.sealed import MANIFEST, NewerFormatError, check, seal
 
 __all__ = [
-    "Checkpoints", "checkpoint_folder", "load_state", "new_checkpoint", "read_state", "save_state", "write_state",
+    "Checkpoints", "State", "checkpoint_folder", "new_checkpoint", "read_meta", "read_state", "write_meta",
+    "write_state",
 ]  # fmt: skip
 
+State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors by name, and plain data
 TENSORS, META = "state.safetensors", "meta.json"
 _KEPT = 2
 _FOLDER = re.compile(r"step-(\d{8,})")
@@ -66,14 +68,19 @@ class Checkpoints:
     def save(self, step: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Write and verify a checkpoint, then drop all but the two newest that are known to be good."""
         digests: dict[str, str] = {}
-        with new_checkpoint(self.run, step, digests) as folder:
+        with self.new(step, digests) as folder:
             digests |= write_state(folder, tensors, meta)
+
+    @contextmanager
+    def new(self, step: int, digests: dict[str, str] | None = None) -> Iterator[Path]:
+        """`new_checkpoint` of this run, after which the older ones go."""
+        with new_checkpoint(self.run, step, digests) as folder:
+            yield folder
         self._verified.add(step)
         self._drop_old()
-        (self.run / TENSORS).unlink(missing_ok=True)  # of the first format
 
-    def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest checkpoint that is what was written; None where there is none at all.
+    def latest(self, read: Callable[[Path], State] | None = None) -> State | None:
+        """The newest checkpoint that is what was written, as `read` (`read_state`) reads it; None where there is none.
 
         `CheckpointError` names what is wrong where all are damaged, or the newest is of a later format.
         """
@@ -82,7 +89,7 @@ class Checkpoints:
             folder = checkpoint_folder(self.run, step)
             try:
                 check(folder, step)
-                state = read_state(folder)
+                state = (read or read_state)(folder)
             except NewerFormatError:
                 raise
             except CheckpointError as e:
@@ -95,7 +102,12 @@ class Checkpoints:
                 f"no checkpoint of {self.run} can be used: {'; '.join(self.passed_over)}; put one back from a copy, "
                 "or start again with --fresh"
             )
-        return _read_first_format(self.run / TENSORS)
+        if (self.run / TENSORS).exists():
+            raise CheckpointError(
+                f"{self.run / TENSORS} is a state as an earlier version of the program wrote it and cannot be used; "
+                "end that run with the version that began it, or start again with --fresh"
+            )
+        return None
 
     def steps(self) -> list[int]:
         """The steps of which there is a checkpoint, good or not."""
@@ -140,56 +152,30 @@ def write_state(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) 
     contents = (_bytes(t) for t in tensors.values())
     of_tensors = hashlib.sha256()
     write_file(folder / TENSORS, specs, contents, seen=of_tensors.update)
+    return {TENSORS: of_tensors.hexdigest()} | write_meta(folder, meta)
+
+
+def write_meta(folder: Path, meta: dict[str, Any]) -> dict[str, str]:
+    """The plain data alone, for a checkpoint whose tensors somebody else writes; its sha256, taken from memory."""
     raw = json.dumps(meta, indent=1, allow_nan=False).encode()
     with new_file(folder / META) as file:
         file.write(raw)
-    return {TENSORS: of_tensors.hexdigest(), META: hashlib.sha256(raw).hexdigest()}
+    return {META: hashlib.sha256(raw).hexdigest()}
 
 
 def _bytes(tensor: Tensor) -> Any:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
-def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_state(folder: Path) -> State:
     """What `write_state` wrote, in main memory; else `CheckpointError`."""
     try:
-        meta = parse_object((folder / META).read_bytes(), str(folder / META), CheckpointError)
         with safe_open(folder / TENSORS, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, meta  # noqa: SIM118
+            return {key: file.get_tensor(key) for key in file.keys()}, read_meta(folder)  # noqa: SIM118
     except (SafetensorError, OSError) as e:
         raise CheckpointError(f"{folder} is not a training state that can be resumed ({e})") from None
 
 
-def _read_first_format(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """One file, replaced at every save, with the plain data in its header: what version 0.1 of the program wrote."""
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            meta = parse_object((file.metadata() or {})["meta"].encode(), str(path), CheckpointError)
-            return {key: file.get_tensor(key) for key in file.keys()}, meta  # noqa: SIM118
-    except (SafetensorError, KeyError, OSError) as e:
-        raise CheckpointError(
-            f"{path} is not a training state that can be resumed ({e}); start again with --fresh"
-        ) from None
-
-
-def save_state(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """A killed process, a full disk or Ctrl-C leaves the old state or the new one; `ResourceError` if it cannot be."""
-    assert all(t.dtype == torch.float32 for t in tensors.values())
-    specs = [TensorSpec(name, "F32", tuple(t.shape)) for name, t in tensors.items()]
-    contents = (t.detach().cpu().contiguous().reshape(-1).numpy() for t in tensors.values())
-    with disk_errors(path):
-        write_file(path, specs, contents, {"format": "pt", "meta": json.dumps(meta)})
-
-
-def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors (in main memory) and the plain data that `save_state` was given; else `CheckpointError`."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {})["meta"])
-            return {key: file.get_tensor(key) for key in file.keys()}, meta  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, OSError) as e:
-        raise CheckpointError(
-            f"{path} is not a training state that can be resumed ({e}); start again with --fresh"
-        ) from None
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What `write_meta` wrote; `CheckpointError` where it is no JSON object, `OSError` where it is not there."""
+    return parse_object((folder / META).read_bytes(), str(folder / META), CheckpointError)
