@@ -107,10 +107,10 @@ class Upcycled:
 
     def certify(self, model: Transformer, ids: Sequence[int]) -> Certificate:
         """The filled model against the dense one, whose weights are rounded to the type that the run has."""
-        tensors, plan = model.tensors(), self.plan
+        tensors, plan, dense = model.tensors(), self.plan, self.checkpoint.config
         with TensorReader(self.checkpoint) as read:
             return certify(
-                _rounded(read, model.dtype), self.checkpoint.config, lambda name: tensors[name].cpu(), model.config, ids,
+                _rounded(read, model.dtype), dense, lambda name: tensors[name].cpu(), model.config, ids,
                 scale=plan.scale(model.config), granularity=plan.granularity,
                 is_exact=plan.is_exact(model.config, model.dtype),
             )  # fmt: skip
