@@ -4,11 +4,15 @@ import builtins
 import errno
 import io
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `ranks`, which the processes that it starts import too
 
 _CALLS = ("fsync", "replace", "rename", "mkdir")
 

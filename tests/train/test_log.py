@@ -30,3 +30,9 @@ def test_what_json_has_not_is_null(tmp_path: Path) -> None:
         log.write({"step": 0, "loss": float("nan"), "norm": float("inf"), "lr": 0.1})
         log.sync()
         assert json.loads((tmp_path / "log.jsonl").read_text()) == {"step": 0, "loss": None, "norm": None, "lr": 0.1}
+
+
+def test_without_a_path_nothing_is_written() -> None:
+    with Log(None, 3) as log:
+        log.write({"step": 3})
+        log.sync()

@@ -48,7 +48,7 @@ def test_whole_numbers_pass_for_numbers(tmp_path: Path) -> None:
         (MINIMAL + "clip = true\n", "clip is True"),
         (MINIMAL + "batch = 0\n", "batch is 0"),
         (MINIMAL + 'optimizer = "lion"\n', "supported now: 'adamw'"),
-        (MINIMAL + "[parallel]\nexpert = 8\n", "expert is 8"),
+        (MINIMAL + "[parallel]\nexpert = 0\n", "expert is 0, expected more than 0"),
         (MINIMAL + "sequence = [[0.0, 512], [0.5, 1000]]\n", "cannot be cut"),
         (MINIMAL + "sequence = [[0.5, 512]]\n", "must start at 0.0"),
         (MINIMAL + "sequence = [[0.0, 512, 3]]\n", "expected"),

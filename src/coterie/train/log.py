@@ -22,12 +22,13 @@ TIMES = frozenset({"seconds", "tokens_per_s", "operations_per_s", "peak_share", 
 class Log:
     """Open for one run from step `first` on; `write` reaches the operating system at once.
 
-    JSON has no NaN and no infinity: they are null.
+    JSON has no NaN and no infinity: they are null. Without a path (a rank that leaves it to rank 0) nothing is written.
     """
 
-    def __init__(self, path: Path, first: int):
+    def __init__(self, path: Path | None, first: int):
+        path = path or Path(os.devnull)
         with disk_errors(path):
-            if path.exists():
+            if path.is_file():
                 _keep_before(path, first)
             self._file = path.open("ab", buffering=0)  # what a full disk did not take must not be tried again later
         self._path = path
@@ -41,8 +42,9 @@ class Log:
 
     def sync(self) -> None:
         """Force the lines to disk: a checkpoint that survives a power cut must not know more steps than the log."""
-        with disk_errors(self._path):
-            os.fsync(self._file.fileno())
+        if self._path.is_file():
+            with disk_errors(self._path):
+                os.fsync(self._file.fileno())
 
     def __enter__(self) -> "Log":
         return self

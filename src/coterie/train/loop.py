@@ -20,16 +20,20 @@ from coterie.train.bad_numbers import not_finite, write_bad_batch
 from coterie.train.batches import Batches
 from coterie.train.induction import plant_induction_heads
 from coterie.train.initialise import initialise, muon_matrices
-from coterie.train.interrupt import interrupt_later
+from coterie.train.interrupt import interrupt_later, interrupt_together
 from coterie.train.log import Log
+from coterie.train.mesh import Mesh
 from coterie.train.objective import Objective
 from coterie.train.optim import MasterOptimizer
+from coterie.train.parallelise import let_go, masters_dtype, parallelise
 from coterie.train.peak import matrix_peak
+from coterie.train.random_state import seed_random_states
 from coterie.train.recipe import Recipe
 from coterie.train.recompute import recompute_blocks
 from coterie.train.schedule import learning_rate
+from coterie.train.sharded_state import ShardedCheckpoints
 from coterie.train.snapshot import require_same_run, restore, snapshot, spoilt
-from coterie.train.state import Checkpoints
+from coterie.train.state import State, read_meta
 from coterie.train.telemetry import Telemetry, mean_bytes_per_token
 
 __all__ = ["Trainer"]
@@ -38,7 +42,8 @@ __all__ = ["Trainer"]
 class Trainer:
     """One run of a recipe. `evaluate(model) -> dict` is handed in, because evaluation lives in a higher layer.
 
-    `fill` sets weights that are not random; `measure` adds to the records of steps with an evaluation.
+    `fill` sets weights that are not random; `measure` adds to the records of steps with an evaluation. On several ranks
+    each has a Trainer, and all call the same methods in the same order; rank 0 logs and reports.
     """
 
     def __init__(
@@ -54,29 +59,35 @@ class Trainer:
         *,
         fill: Callable[[Transformer], None] | None = None,
         measure: Callable[[Transformer], dict[str, Any]] = lambda model: {},
+        mesh: Mesh | None = None,
     ):
+        self.mesh, self.dtype = mesh or Mesh.single(device), dtype
+        self.mesh.require_rows(_rows_of_micro_batches(recipe))
         self.recipe, self.batches, self.out = recipe, batches, out
         self.evaluate, self.report, self.measure = evaluate, report, measure
+        seed_random_states(recipe.train.seed)
         self.model = self._model(config, dtype, device, fill)
-        self.objective = Objective(self.model, recipe.balance)
+        self.objective = Objective(self.model, recipe.balance, self.mesh.sum)
         t = recipe.train
         muon = muon_matrices(self.model) if t.optimizer == "muon" else None
-        self.optimizer = MasterOptimizer(self.model, betas=t.betas, weight_decay=t.weight_decay, muon=muon)
-        self.checkpoints = Checkpoints(out)
+        self.optimizer = MasterOptimizer(
+            self.model, betas=t.betas, weight_decay=t.weight_decay, muon=muon, reduce=self.mesh.sum
+        )
+        self.checkpoints = ShardedCheckpoints(out, self.mesh, self.optimizer.empty)
         self.step, self.seconds = 0, 0.0
-        self._saved = -1  # the step of the last checkpoint of this process
+        self.saved = -1  # the step of the checkpoint that was read or written last
 
     def _model(
         self, config: ModelConfig, dtype: torch.dtype, device: torch.device, fill: Callable[[Transformer], None] | None
     ) -> Transformer:
         init = self.recipe.init
-        model = Transformer(config, dtype, device)
+        model = Transformer(config, masters_dtype(dtype, self.mesh), device)
         initialise(model, std=init.std, seed=init.seed)
         if init.induction:
             plant_induction_heads(model.tensors(), config, std=init.std, seed=init.seed)
         if fill is not None:
             fill(model)
-        return recompute_blocks(model) if self.recipe.train.recompute else model
+        return parallelise(recompute_blocks(model) if self.recipe.train.recompute else model, self.mesh, dtype)
 
     def resume(self) -> bool:
         """Go on from the newest good checkpoint of `out`; False where there is none.
@@ -84,26 +95,31 @@ class Trainer:
         `checkpoints.passed_over` then says which newer ones were damaged. `CheckpointError` where it is of another run.
         """
         self.checkpoints.tidy()
-        found = self.checkpoints.latest()
+        found = self.checkpoints.latest(self._read)
         if found is None:
             return False
         tensors, meta = found
-        require_same_run(meta, self._identity(), self.out)
         restore(tensors, self.model, self.optimizer, self.model.device, where=self.out)
         self.step, self.seconds = meta["step"], meta["seconds"]
-        self._saved = self.step
+        self.saved = self.step
         return True
+
+    def _read(self, folder: Path) -> State:
+        """A checkpoint of this very run: tensors of another one would not even fit."""
+        require_same_run(read_meta(folder), self._identity(), folder)
+        return self.checkpoints.read(folder)
 
     def save(self) -> None:
         """A checkpoint of this step; `CoterieError`, and the older ones stay, where a number in it is not finite."""
         tensors = snapshot(self.model, self.optimizer, self.model.device)
-        if name := spoilt(tensors):
+        name = spoilt(tensors)
+        if self.mesh.any(name is not None):
             raise CoterieError(
                 f"after {self.step} steps {name!r} is not finite, so the state is not saved; give the recipe a smaller "
                 f"[train] lr (now {self.recipe.train.lr:g}), and the same command goes on from the last good step"
             )
         self.checkpoints.save(self.step, tensors, {"step": self.step, "seconds": self.seconds} | self._identity())
-        self._saved = self.step
+        self.saved = self.step
 
     def _identity(self) -> dict[str, Any]:
         """What must stay as it was: a run that went on with other text, say, would not be the same run."""
@@ -120,14 +136,16 @@ class Trainer:
         last = min(until or self.recipe.train.steps, self.recipe.train.steps)
         telemetry = self._telemetry()
         try:
-            with Log(self.out / "log.jsonl", self.step) as log:
+            with self._log() as log, interrupt_together(self.mesh) as interrupted:
                 while self.step < last:
                     self._one_step(log, telemetry)
+                    interrupted()
         except ResourceError:  # the disk is full or gone: the last checkpoint stands
             raise
         except CoterieError:
-            with suppress(CoterieError):  # the first error is the one to tell
-                self._save_once()
+            if self.mesh.n_ranks == 1:  # of several, the others may be elsewhere
+                with suppress(CoterieError):  # the first error is the one to tell
+                    self._save_once()
             raise
         except (KeyboardInterrupt, SystemExit):
             self._save_once()
@@ -135,13 +153,16 @@ class Trainer:
         self._save_once()
 
     def _save_once(self) -> None:
-        if self._saved != self.step:
+        if self.saved != self.step:
             self.save()
+
+    def _log(self) -> Log:
+        return Log(self.out / "log.jsonl" if self.mesh.is_first else None, self.step)
 
     def _telemetry(self) -> Telemetry:
         files = [(len(f.ids), f.n_bytes) for f in self.batches.files]
         bytes_per_token = mean_bytes_per_token(files, self.recipe.data.weights)
-        peak = matrix_peak(self.model.dtype, self.model.device)
+        peak = matrix_peak(self.dtype, self.model.device) * self.mesh.n_ranks
         return Telemetry(self.recipe, self.model.config, peak=peak, bytes_per_token=bytes_per_token)
 
     def _one_step(self, log: Log, telemetry: Telemetry) -> None:
@@ -154,24 +175,26 @@ class Trainer:
                 seconds = time.perf_counter() - started
                 telemetry.add(record, self.objective.counts, self.batches.tokens, seconds)
             if self.step % run.eval_every == 0 or self.step == self.recipe.train.steps:
-                record |= {"valid": self._evaluate()} | self.measure(self.model)
+                record |= self._evaluate()
         finally:
             if self.step > record["step"]:
                 self.seconds += time.perf_counter() - started
                 record["seconds"] = round(self.seconds, 2)
                 log.write(record)
-        self.report(record)
+        if self.mesh.is_first:
+            self.report(record)
         if self.step % run.save_every == 0:
             log.sync()
             self.save()
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self) -> dict[str, Any]:
         """Without the noise that some routers have while they train."""
         self.model.eval()
         try:
-            return self.evaluate(self.model)
+            return {"valid": self.evaluate(self.model)} | self.measure(self.model)
         finally:
             self.model.train()
+            let_go(self.model)
 
     def _prepare(self) -> dict[str, Any]:
         """The gradients of this step's batch, and the record of the step."""
@@ -185,13 +208,15 @@ class Trainer:
         record["grad_norm"] = self.optimizer.step(record["lr"], self.recipe.train.clip) if is_finite else math.nan
         if not math.isfinite(record["grad_norm"]):
             raise self._bad_numbers(record, log)
+        self.objective.after_update()
         self.step += 1
 
     def _bad_numbers(self, record: dict[str, Any], log: Log) -> CoterieError:
         """Write down which batch it was, in the log too, whose line goes when the step is trained again."""
         path, rows = self.out / f"bad-batch-{self.step}.json", self.batches.rows(self.step)
         error = not_finite(record, rows, path, self.recipe.train.lr)
-        write_bad_batch(path, record, rows, self.batches.batch(self.step)[0])
+        if self.mesh.is_first:
+            write_bad_batch(path, record, rows, self.batches.batch(self.step)[0])
         log.write(record | {"stopped": str(error)})
         return error
 
@@ -202,13 +227,21 @@ class Trainer:
         self.objective.start_step()
         batch = self.batches.batch(self.step).to(device)
         n_tokens = max(1, int((batch.targets_BS >= 0).sum()))
+        n_parts = n_micro * self.mesh.n_ranks
         for i, part in enumerate(batch.chunk(n_micro)):
-            generator = self._generator(i)
-            self.objective.backward(*part, n_tokens=n_tokens, share=1 / n_micro, generator=generator)
+            generator = self._generator(i * self.mesh.n_ranks + self.mesh.rank)
+            mine = part.map(self.mesh.rows)
+            self.objective.backward(*mine, n_tokens=n_tokens, share=1 / n_parts, generator=generator)
             self.optimizer.collect()
         return self.objective.measures()
 
-    def _generator(self, micro: int) -> torch.Generator:
-        """For the noise of routers: a function of seed, step and micro-batch, so nothing has to be saved."""
+    def _generator(self, part: int) -> torch.Generator:
+        """For the noise of routers: a function of seed, step and part of the batch, so nothing has to be saved."""
         generator = torch.Generator(self.model.device)
-        return generator.manual_seed(hash((self.recipe.train.seed, self.step, micro)) % 2**63)
+        return generator.manual_seed(hash((self.recipe.train.seed, self.step, part)) % 2**63)
+
+
+def _rows_of_micro_batches(recipe: Recipe) -> list[int]:
+    """How many sequences a micro-batch has, for each phase of the recipe's plan."""
+    t, lengths = recipe.train, [length for _, length in recipe.sequence_plan()]
+    return [t.batch * lengths[0] // length // t.accumulate for length in lengths]

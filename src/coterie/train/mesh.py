@@ -7,7 +7,7 @@ exchange tokens are neighbours: with data 2 and expert 2 the mesh is [[0, 1], [2
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -78,6 +78,15 @@ class Mesh:
         """This rank's part of a batch [B, ...] that every rank has; B is a multiple of the number of ranks."""
         return batch.chunk(self.n_ranks)[self.rank]
 
+    def require_rows(self, rows: Iterable[int]) -> None:
+        """`RecipeError` unless each of these numbers of sequences can be divided evenly among the ranks."""
+        for n in rows:
+            if n % self.n_ranks:
+                raise RecipeError(
+                    f"[train] batch: a micro-batch has {n} sequence{'s'[: n > 1]}, which {self.n_ranks} ranks cannot "
+                    f"share evenly; make it a multiple of {self.n_ranks}, or take fewer ranks"
+                )
+
     def sum(self, x: Tensor) -> Tensor:
         """The sum over all ranks, on each of them; a new tensor."""
         if self.n_ranks == 1:
@@ -90,6 +99,15 @@ class Mesh:
         """The sum of each number over all ranks, in float64."""
         total: list[float] = self.sum(torch.tensor(numbers, dtype=torch.float64)).tolist()
         return total
+
+    def first_says(self, text: str) -> str:
+        """What rank 0 calls this with, on every rank."""
+        said = text.encode() if self.is_first else b""
+        n_bytes = int(self.sum_numbers(len(said))[0])
+        heard = torch.zeros(n_bytes, dtype=torch.int32)
+        if self.is_first:
+            heard += torch.tensor(list(said), dtype=torch.int32)
+        return bytes(self.sum(heard).tolist()).decode()
 
     def any(self, is_true: bool) -> bool:
         """Whether it is true on any rank."""

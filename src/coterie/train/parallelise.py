@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import Shard
+from torch.distributed.tensor import DTensor, Shard
 
 from coterie.errors import RecipeError
 from coterie.model import Transformer
@@ -20,10 +20,15 @@ from coterie.model.moe import MoE
 from coterie.train.expert_parallel import ExpertParallel
 from coterie.train.mesh import Mesh
 
-__all__ = ["parallelise"]
+__all__ = ["gather", "let_go", "masters_dtype", "parallelise"]
 
 
-def parallelise(model: Transformer, mesh: Mesh, compute: torch.dtype | None = None) -> Transformer:
+def masters_dtype(compute: torch.dtype, mesh: Mesh) -> torch.dtype:
+    """In which a model has to be made that computes in `compute`: divided, its parameters are float32 at least."""
+    return compute if mesh.n_ranks == 1 else torch.promote_types(compute, torch.float32)
+
+
+def parallelise(model: Transformer, mesh: Mesh, compute: torch.dtype) -> Transformer:
     """The same model, its parameters (the masters) divided among the ranks of `mesh`; products run in `compute`."""
     if mesh.grid is None or mesh.line is None:
         return model
@@ -40,9 +45,34 @@ def parallelise(model: Transformer, mesh: Mesh, compute: torch.dtype | None = No
     return model
 
 
+def let_go(model: Transformer) -> None:
+    """After a pass without a backward: the gathered weights of embedding and head go, each rank keeps its part."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
+
+
+def gather(model: Transformer, mesh: Mesh, dtype: torch.dtype) -> Transformer:
+    """On rank 0 the whole model in main memory; the others help, and get one without memory for its weights."""
+    if mesh.n_ranks == 1:
+        return model
+    whole = Transformer(model.config, dtype, "cpu" if mesh.is_first else "meta")
+    buffers = dict(model.named_buffers())
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            tensor = p.full_tensor() if isinstance(p, DTensor) else p
+            if mesh.is_first:
+                whole.get_parameter(name).copy_(tensor)
+        for name, buffer in whole.named_buffers():
+            buffer.copy_(buffers[name])
+    return whole.eval()
+
+
 def _shard(module: nn.Module, mesh: DeviceMesh, compute: torch.dtype | None, **options: Any) -> None:
+    """`compute` None: in the parameters' own type."""
     precision = MixedPrecisionPolicy(
-        param_dtype=compute, reduce_dtype=None if compute is None else torch.float32, cast_forward_inputs=False
+        compute,
+        reduce_dtype=None if compute is None else torch.promote_types(compute, torch.float32),
+        cast_forward_inputs=False,
     )
     fully_shard(module, mesh=mesh, mp_policy=precision, **options)
     assert isinstance(module, FSDPModule)
@@ -50,7 +80,7 @@ def _shard(module: nn.Module, mesh: DeviceMesh, compute: torch.dtype | None, **o
     module.set_force_sum_reduction_for_comms(True)  # gloo knows sums only
 
 
-def _shard_experts(experts: ExpertParallel, mesh: DeviceMesh, compute: torch.dtype | None) -> None:
+def _shard_experts(experts: ExpertParallel, mesh: DeviceMesh, compute: torch.dtype) -> None:
     """A rank's experts are cut along their second axis, rows: their first is divided already."""
     for name, p in experts.named_parameters():
         if p.shape[1] % mesh.size():

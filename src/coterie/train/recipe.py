@@ -78,8 +78,8 @@ class Balance:
 
 @dataclass(frozen=True, kw_only=True)
 class Parallel:
-    data: int = _key(WHOLE, 1)
-    expert: int = _key(WHOLE, 1)
+    data: int = _key(WHOLE, 0)  # data x expert is the number of ranks; 0: what expert leaves of them
+    expert: int = _key(WHOLE, 1)  # among how many ranks the experts of a layer are divided
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,14 +118,13 @@ _ONLY = {
     ("train", "dtype"): ("auto", "float32", "bfloat16"),
     ("balance", "scope"): SCOPES,
     ("balance", "convention"): ("coterie", *CONVENTIONS),
-    ("parallel", "data"): (1,),
-    ("parallel", "expert"): (1,),
 }
 _POSITIVE = {
     "train": ("batch", "accumulate", "lr", "clip"), "init": ("std",), "run": ("eval_every", "save_every"),
+    "parallel": ("expert",),
 }  # fmt: skip
 _NOT_NEGATIVE = {
-    "train": ("steps", "seed", "warmup", "weight_decay"), "init": ("seed",),
+    "train": ("steps", "seed", "warmup", "weight_decay"), "init": ("seed",), "parallel": ("data",),
     "balance": ("load", "z", "importance", "noisy_load", "bias"),
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
@@ -26,7 +26,7 @@ from coterie.checkpoint.json_text import parse_object
 from coterie.checkpoint.safetensors import read_entries, read_header
 from coterie.errors import CheckpointError
 
-__all__ = ["has_shards", "read_shards", "write_shards"]
+__all__ = ["describe", "read_shards", "write_shards"]
 
 SCALARS = "scalars.json"
 _PART_BYTES = 1 << 30  # of a file, about: the storage holds a whole one in memory while it writes it
@@ -40,11 +40,6 @@ _SCALARS = {str(dtype).removeprefix("torch."): dtype for dtype in _DTYPES.values
 class _Whole(NamedTuple):
     shape: tuple[int, ...]
     dtype: torch.dtype
-
-
-def has_shards(folder: Path) -> bool:
-    """Whether a checkpoint's folder holds what `write_shards` writes."""
-    return (folder / SCALARS).is_file()
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor], n_ranks: int, is_first: bool) -> None:
@@ -61,18 +56,21 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], n_ranks: int, is_f
         save(dict(others), storage_writer=writer)
 
 
-def read_shards(folder: Path, empty: Callable[[str, _Whole], Tensor] | None = None) -> dict[str, Tensor]:
+def read_shards(
+    folder: Path, empty: Callable[[str, tuple[int, ...], torch.dtype], Tensor] | None = None
+) -> dict[str, Tensor]:
     """What `write_shards` wrote, by however many ranks; `CheckpointError` where parts are missing or misplaced.
 
-    `empty(name, whole)` gives the tensor to fill: a DTensor gets the part that this rank holds. Without it, all of
-    every tensor is read into main memory.
+    `empty(name, shape, dtype)` gives the tensor to fill: a DTensor gets the part that this rank holds. Without it, all
+    of every tensor is read into main memory. A safetensors file that is no shard counts as one with whole tensors.
     """
-    there = _describe(folder)
-    tensors = {name: empty(name, w) if empty else torch.empty(w.shape, dtype=w.dtype) for name, w in there.items()}
-    for name, whole in there.items():
-        if tuple(tensors[name].shape) != whole.shape:
+    there = describe(folder)
+    scalars = _read_scalars(folder / SCALARS) | _scalars_of_files(folder)
+    tensors = {name: (empty or _empty)(name, *whole) for name, whole in there.items() if name not in scalars}
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != there[name].shape:
             raise CheckpointError(
-                f"{folder}: {name!r} has shape {list(whole.shape)}, expected {list(tensors[name].shape)}; start again "
+                f"{folder}: {name!r} has shape {list(there[name].shape)}, expected {list(tensor.shape)}; start again "
                 "with --fresh"
             )
     reader, planner = HuggingFaceStorageReader(str(folder)), DefaultLoadPlanner()
@@ -84,7 +82,7 @@ def read_shards(folder: Path, empty: Callable[[str, _Whole], Tensor] | None = No
         reader.read_data(planner.finish_plan(plan), planner).wait()
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as e:
         raise CheckpointError(f"{folder} is not a training state that can be resumed ({e})") from None
-    return tensors | _read_scalars(folder / SCALARS)
+    return tensors | scalars
 
 
 def _parts(tensors: Mapping[str, Tensor], n_ranks: int) -> dict[str, int]:
@@ -98,15 +96,15 @@ def _parts(tensors: Mapping[str, Tensor], n_ranks: int) -> dict[str, int]:
     return parts
 
 
-def _describe(folder: Path) -> dict[str, _Whole]:
+def describe(folder: Path) -> dict[str, _Whole]:
     """The tensors of all files together, after their parts were found to make up the whole of each."""
     sizes: dict[str, tuple[int, ...]] = {}
     covered: dict[str, int] = {}
     dtypes: dict[str, torch.dtype] = {}
-    for path in sorted(folder.glob("shard-*.safetensors")):
+    for path in sorted(folder.glob("*.safetensors")):
         starts = _starts(path)
         for entry in read_entries(path):
-            start = starts.get(entry.name)
+            start = starts.get(entry.name) if starts is not None else [0] * len(entry.shape)
             if start is None or not _are_counts(start, len(entry.shape)) or entry.dtype not in _DTYPES:
                 raise CheckpointError(f"{path}: where the part of {entry.name!r} belongs is not to be read from it")
             end = tuple(a + n for a, n in zip(start, entry.shape, strict=True))
@@ -123,18 +121,37 @@ def _describe(folder: Path) -> dict[str, _Whole]:
     return {name: _Whole(shape, dtypes[name]) for name, shape in sizes.items()}
 
 
-def _starts(path: Path) -> dict[str, Any]:
-    """Name -> where in the whole tensor this file's part begins."""
+def _starts(path: Path) -> dict[str, Any] | None:
+    """Name -> where in the whole tensor this file's part begins; None for a file that does not speak of parts."""
     metadata = read_header(path)[0].get("__metadata__")
     raw = metadata.get("DCP_SHARDING_INFO") if isinstance(metadata, dict) else None
     if not isinstance(raw, str):
-        raise CheckpointError(f"{path} does not say which parts of the tensors it holds")
+        return None
     info = parse_object(raw.encode(), f"{path}: DCP_SHARDING_INFO", CheckpointError)
     return {name: v.get("saved_offsets") if isinstance(v, dict) else None for name, v in info.items()}
 
 
 def _are_counts(value: Any, n: int) -> bool:
     return isinstance(value, list) and len(value) == n and all(type(v) is int and v >= 0 for v in value)
+
+
+def _empty(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype)
+
+
+def _scalars_of_files(folder: Path) -> dict[str, Tensor]:
+    """Those that are no shards may hold tensors without a dimension too, which the storage cannot read."""
+    names = {
+        entry.name: entry.file
+        for path in folder.glob("*.safetensors")
+        for entry in read_entries(path)
+        if not entry.shape
+    }
+    scalars = {}
+    for name, path in names.items():
+        with safe_open(path, framework="pt") as file:
+            scalars[name] = file.get_tensor(name)
+    return scalars
 
 
 def _write_scalars(path: Path, scalars: Mapping[str, Tensor]) -> None:
@@ -144,6 +161,8 @@ def _write_scalars(path: Path, scalars: Mapping[str, Tensor]) -> None:
 
 
 def _read_scalars(path: Path) -> dict[str, Tensor]:
+    if not path.exists():  # one rank writes them with the other tensors
+        return {}
     try:
         raw = parse_object(path.read_bytes(), str(path), CheckpointError)
     except OSError as e:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from coterie.errors import CheckpointError
 from coterie.train.optim import MasterOptimizer
+from coterie.train.parts import part_of
 from coterie.train.random_state import random_states, restore_random_states
 
 __all__ = ["require_same_run", "restore", "snapshot", "spoilt"]
@@ -50,9 +51,9 @@ def _buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def spoilt(tensors: dict[str, Tensor]) -> str | None:
-    """The name of a tensor with a NaN or an infinity in it, if there is one."""
+    """The name of a tensor of which this rank holds a NaN or an infinity, if there is one."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor.is_floating_point() and not bool(part_of(tensor).isfinite().all()):
             return name
     return None
 
