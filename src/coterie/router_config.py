@@ -11,13 +11,13 @@ from typing import Any
 
 from coterie.errors import ConfigError, nearest
 
-__all__ = ["FIXED_TOP_K", "ROUTER_KINDS", "RouterConfig"]
+__all__ = ["ROUTER_KINDS", "RouterConfig"]
 
 ROUTER_KINDS = (
     "topk", "topk_all", "noisy_topk", "switch", "gshard", "expert_choice", "base", "sinkhorn", "soft", "sparsemixer",
     "sparsemixer_v2", "sigmoid_bias", "hash", "random", "dense",
 )  # fmt: skip
-FIXED_TOP_K = {"switch": 1, "base": 1, "sparsemixer": 1, "gshard": 2}  # kinds defined for so many experts only
+_FIXED_TOP_K = {"switch": 1, "base": 1, "sparsemixer": 1, "gshard": 2}  # kinds defined for so many experts only
 _OF_ALL = ("soft", "dense")  # kinds that send each token to all experts
 _LIMITED = ("topk", "topk_all", "noisy_topk", "switch", "gshard", "sigmoid_bias")  # kinds that take a capacity
 _RENORMALISING = ("topk", "noisy_topk", "sigmoid_bias")
@@ -78,7 +78,7 @@ class RouterConfig:
         """How many experts a token of this kind has: `top_k`, or the only number that it is defined for."""
         if self.kind in _OF_ALL:
             return n_experts
-        return min(top_k, 2) if self.kind == "sparsemixer_v2" else FIXED_TOP_K.get(self.kind, top_k)
+        return min(top_k, 2) if self.kind == "sparsemixer_v2" else _FIXED_TOP_K.get(self.kind, top_k)
 
     def check_sizes(self, n_experts: int, top_k: int, renormalise: bool) -> None:
         """`ConfigError` where this kind cannot route each token to `top_k` of `n_experts`."""

@@ -42,12 +42,12 @@ def load_balancing_loss(routing: Routing, mask_T: Tensor | None = None) -> Tenso
 
     One layer, its ideal value 1 whatever K (transformers' loss has the ideal K: see `translate_coefficient`).
     """
-    return _load_balance(expert_counts(routing, mask_T), _kept(routing.logits_TE, mask_T).softmax(-1).mean(0))
+    return _load_balance(expert_counts(routing, mask_T), _mean(_kept(routing.logits_TE, mask_T).softmax(-1)))
 
 
 def z_loss(routing: Routing, mask_T: Tensor | None = None) -> Tensor:
     """Mean of logsumexp(logits)² (arXiv 2202.08906, eq. 5): keeps router logits small."""
-    return _kept(routing.logits_TE, mask_T).logsumexp(-1).square().mean()
+    return _mean(_kept(routing.logits_TE, mask_T).logsumexp(-1).square())
 
 
 def importance_loss(routing: Routing, mask_T: Tensor | None = None) -> Tensor:
@@ -106,7 +106,7 @@ class LoadBalance:
         if self.scope == "global":
             assert self._counts_LE is not None
             counts_LE = self._reduce(self._counts_LE.clone())
-        return _load_balance(counts_LE, share_LTE.sum(1) / max(1, share_LTE.shape[1])).mean()
+        return _load_balance(counts_LE, _mean(share_LTE, 1)).mean()
 
     def exact(self) -> list[float]:
         """The loss of each layer over the step so far as one, all micro-batches and ranks, whatever the scope."""
@@ -165,6 +165,11 @@ def translate_coefficient(value: float, convention: str, top_k: int, n_layers: i
 
 def _kept(x: Tensor, mask_T: Tensor | None) -> Tensor:
     return x if mask_T is None else x[mask_T]
+
+
+def _mean(x: Tensor, dim: int = 0) -> Tensor:
+    """Over the tokens; 0 where there is none."""
+    return x.sum(dim) / max(1, x.shape[dim])
 
 
 def _load_balance(counts_E: Tensor, probability_E: Tensor) -> Tensor:
