@@ -80,23 +80,23 @@ class Checkpoints:
         self._drop_old()
 
     def latest(self, read: Callable[[Path], State] | None = None) -> State | None:
-        """The newest checkpoint that is what was written, as `read` (`read_state`) reads it; None where there is none.
+        """The newest checkpoint that is what was written, as `read` (here `self.read`) reads it; None: there is none.
 
-        `CheckpointError` names what is wrong where all are damaged, or the newest is of a later format.
+        `CheckpointError` names what is wrong where all are damaged, or the newest is of a later format. What `read`
+        finds wrong is no damage: it is raised, and no older one taken.
         """
         self.passed_over = []
         for step in sorted(self.steps(), reverse=True):
             folder = checkpoint_folder(self.run, step)
             try:
                 check(folder, step)
-                state = (read or read_state)(folder)
             except NewerFormatError:
                 raise
             except CheckpointError as e:
                 self.passed_over.append(str(e))
                 continue
             self._verified.add(step)
-            return state
+            return (read or self.read)(folder)
         if self.passed_over:
             raise CheckpointError(
                 f"no checkpoint of {self.run} can be used: {'; '.join(self.passed_over)}; put one back from a copy, "
@@ -108,6 +108,10 @@ class Checkpoints:
                 "end that run with the version that began it, or start again with --fresh"
             )
         return None
+
+    def read(self, folder: Path) -> State:
+        """What is in the folder of a checkpoint."""
+        return read_state(folder)
 
     def steps(self) -> list[int]:
         """The steps of which there is a checkpoint, good or not."""
