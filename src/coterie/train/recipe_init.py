@@ -67,6 +67,8 @@ def check_init(init: Init, path: Path) -> None:
 def _check_keys(init: Init, where: str) -> None:
     """Keys that would do nothing are refused, because somebody meant something by them."""
     given = {f.name for f in fields(init) if getattr(init, f.name) != f.default}
+    if "drop" in given and init.method != "drop":
+        raise RecipeError(f"{where} drop is {init.drop} and method is {init.method!r}; set method to 'drop' too")
     if len(init.upcycle) == 1:
         wrong, instead = given & {*_MERGING}, "upcycle names one model; they are for merging several"
     elif init.upcycle:
