@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from coterie.model import Transformer
     from coterie.tokenizer.protocol import Tokenizer
     from coterie.train.origin import Origin
+    from coterie.train.tokens import TokenFile
 
 __all__ = ["Lineage"]
 
@@ -27,10 +28,10 @@ class Lineage:
         if self.path.exists():
             self.document = json.loads(self.path.read_text(encoding="utf-8"))
 
-    def fill(self, model: "Transformer", tokenizer: "Tokenizer", ids: Sequence[int]) -> None:
+    def fill(self, model: "Transformer", tokenizer: "Tokenizer", text: "TokenFile") -> None:
         """The weights that the run starts from, where they are not random; a new run says what they are.
 
-        An upcycled model is certified on the first of these tokens; `CheckpointError` where it is not what it must be.
+        An upcycled model is certified on the first tokens of a text; `CheckpointError` where it is not what it must be.
         """
         from coterie.train.origin import Upcycled
 
@@ -44,7 +45,7 @@ class Lineage:
             return
         self.document = {"says": sentence, "certificate": None, "alike_at_start": self._alike(model)}
         if isinstance(self.origin, Upcycled):
-            certificate = self.origin.certify(model, [int(i) for i in ids[:_CERTIFIED_TOKENS]])
+            certificate = self.origin.certify(model, text.ids[:_CERTIFIED_TOKENS].tolist())
             note(certificate.sentence())
             certificate.require()
             self.document["certificate"] = certificate.to_json()

@@ -117,7 +117,7 @@ def assemble(plan: "Recipe", folder: Path, view: TrainView) -> "tuple[Trainer, l
 
     trainer = Trainer(
         plan, config, batches, dtype, device, folder, evaluate, view.show,
-        fill=lambda model: lineage.fill(model, tokenizer, (valid or train)[0].ids), measure=lineage.measure,
+        fill=lambda model: lineage.fill(model, tokenizer, (valid or train)[0]), measure=lineage.measure,
     )  # fmt: skip
     return trainer, valid, tokenizer_dir, lineage
 
