@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,3 +79,17 @@ def test_a_folder_without_a_tokenizer_ends_the_worker(tmp_path: Path, capfd: pyt
     with Workers(tmp_path, 1, bytes(32)) as workers, pytest.raises(ResourceError, match="exit code 1"):
         list(workers.encode(iter([["roi"]])))
     assert "has no tokenizer" in capfd.readouterr().err
+
+
+def test_a_worker_whose_parent_is_gone_says_nothing(
+    tmp_path: Path, tokenizer: Tokenizer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for sent in (b"", b"\x01", bytes([1, *bytes(7), 9, *bytes(7)]) + b"half"):
+        worker = subprocess.Popen(
+            [sys.executable, "-P", "-m", "coterie.train.token_worker", str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        worker.communicate(sent, timeout=60)
+        assert worker.returncode == 0
+    assert capfd.readouterr().err == ""

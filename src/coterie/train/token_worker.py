@@ -171,32 +171,33 @@ def _read(pipe: IO[bytes], n: int) -> bytes:
     return data
 
 
-def _close(pipe: IO[bytes] | None) -> None:
-    try:
-        if pipe is not None:
-            pipe.close()
-    except OSError:  # what was not sent yet goes nowhere
-        pass
-
-
 def serve(folder: Path) -> None:
     """What a worker does until its input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     source, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
     tokenizer = load_tokenizer(folder)
-    answers.write(vocabulary_digest(tokenizer))
-    answers.flush()
-    while start := source.read(8):
-        lengths = _read_numbers(source, int(np.frombuffer(start, dtype="<i8")[0]))
-        texts = [_read(source, int(n)).decode() for n in lengths]
-        try:
-            block = encode_block(tokenizer, texts)
-        except CoterieError as e:
-            message = str(e).encode()
-            _write(answers, [-1, len(message)], message)
-            continue
-        _write(answers, [len(texts), *block.lengths.tolist()], block.ids.tobytes())
+    try:
+        _write(answers, [], vocabulary_digest(tokenizer))
+        while True:
+            _answer(answers, tokenizer, _read_texts(source))
+    except (BrokenPipeError, EOFError):  # the parent is done, or was killed
+        os._exit(0)
+
+
+def _read_texts(pipe: IO[bytes]) -> list[str]:
+    (n,) = _read_numbers(pipe, 1)
+    return [_read(pipe, int(size)).decode() for size in _read_numbers(pipe, int(n))]
+
+
+def _answer(pipe: IO[bytes], tokenizer: Tokenizer, texts: list[str]) -> None:
+    try:
+        block = encode_block(tokenizer, texts)
+    except CoterieError as e:
+        message = str(e).encode()
+        _write(pipe, [-1, len(message)], message)
+        return
+    _write(pipe, [len(texts), *block.lengths.tolist()], block.ids.tobytes())
 
 
 if __name__ == "__main__":
