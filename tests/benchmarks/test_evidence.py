@@ -42,7 +42,7 @@ def test_every_run_is_a_recipe_that_can_be_read(evidence: ModuleType, tmp_path: 
         recipe = evidence.recipe_of(variant, 0, 1.0, tmp_path)
         (tmp_path / "r.toml").write_text(evidence.toml(recipe))
         read = read_recipe(tmp_path / "r.toml")
-        expected = {"sparse-twice": 2, "dense-as-long": 2}.get(variant.name, 1) * 1200
+        expected = {"sparse-twice": 2, "dense-as-long": 2}.get(variant.name, 1) * 1000
         assert read.train.steps == expected and read.data.tokenizer == str(tmp_path / "tokenizer")
         names.add(variant.name)
     assert len(names) == len(evidence.VARIANTS)
@@ -52,7 +52,7 @@ def test_seeds_and_lengths(evidence: ModuleType, tmp_path: Path) -> None:
     sparse = next(v for v in evidence.VARIANTS if v.name == "sparse")
     recipe = evidence.recipe_of(sparse, 2, 0.1, tmp_path)
     assert recipe["train"]["seed"] == recipe["init"]["seed"] == 2
-    assert recipe["train"]["steps"] == 120 and recipe["train"]["warmup"] == 12
+    assert recipe["train"]["steps"] == 100 and recipe["train"]["warmup"] == 10
     with pytest.raises(FileNotFoundError):
         evidence.recipe_of(next(v for v in evidence.VARIANTS if v.parent), 0, 1.0, tmp_path)
 

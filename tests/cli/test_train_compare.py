@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from coterie.checkpoint.huggingface import save_huggingface
-from coterie.cli.train_compare import compare_routers
+from coterie.cli.train_compare import compare_runs
 from coterie.config import ModelConfig
 from coterie.errors import CoterieError
 from coterie.model import Transformer
@@ -48,32 +48,32 @@ class FakeRuns:
 
 def test_every_kind_is_run_once_and_ends_in_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = FakeRuns()
-    rows = compare_routers(PLAN, tmp_path, ["topk", "switch", "soft"], runs)
+    rows = compare_runs(PLAN, tmp_path, ["topk", "switch", "soft"], runs)
     assert [r["kind"] for r in rows] == runs.kinds == ["topk", "switch", "soft"]
     assert rows[0]["bits_per_byte"] == 2.5 and rows[0]["loss"] == 1.0 and rows[0]["tokens_per_s"] == 100.0
     assert rows[2]["can_decode"] is False and rows[1]["active"] < rows[0]["active"]
     assert json.loads((tmp_path / "table.json").read_text()) == rows
     assert "flattered" in (tmp_path / "table.md").read_text() and (tmp_path / "plot.svg").exists()
-    assert compare_routers(PLAN, tmp_path, ["topk", "gshard"], runs)[1]["kind"] == "gshard"
+    assert compare_runs(PLAN, tmp_path, ["topk", "gshard"], runs)[1]["kind"] == "gshard"
     assert runs.kinds == ["topk", "switch", "soft", "gshard"]  # topk was complete
 
 
 def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     with pytest.raises(CoterieError, match="switch failed, the others did not"):
-        compare_routers(PLAN, tmp_path, ["topk", "switch", "soft"], FakeRuns(failing="switch"))
+        compare_runs(PLAN, tmp_path, ["topk", "switch", "soft"], FakeRuns(failing="switch"))
     table = (tmp_path / "table.md").read_text()
     assert "switch failed: RuntimeError: out of order" in table and "| topk |" in table and "| soft" in table
 
 
 def test_stopped_runs_are_not_in_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = compare_routers(PLAN, tmp_path, ["topk", "switch"], FakeRuns(stopping="topk"))
+    rows = compare_runs(PLAN, tmp_path, ["topk", "switch"], FakeRuns(stopping="topk"))
     assert [r["kind"] for r in rows] == ["switch"]
     assert "1 of 2 routers are not trained to the end" in capsys.readouterr().err
 
 
 def test_runs_of_another_recipe_are_not_taken_for_these(tmp_path: Path) -> None:
-    compare_routers(PLAN, tmp_path, ["topk"], FakeRuns())
+    compare_runs(PLAN, tmp_path, ["topk"], FakeRuns())
     other = Recipe(model=MODEL, data=Data(files=("x",)), train=Train(steps=3, lr=1.0))
     with pytest.raises(CoterieError, match="topk failed"):
-        compare_routers(other, tmp_path, ["topk"], FakeRuns())
+        compare_runs(other, tmp_path, ["topk"], FakeRuns())
     assert "another recipe; choose another --out" in (tmp_path / "table.md").read_text()

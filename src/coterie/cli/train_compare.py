@@ -9,18 +9,36 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coterie.cli.output import note
+from coterie.cli.output import note, print_json
 
 if TYPE_CHECKING:
     from coterie.train.compare import Row
     from coterie.train.recipe import Recipe
 
-__all__ = ["compare_routers"]
+__all__ = ["compare_routers", "compare_runs"]
 
 Run = Callable[["Recipe", Path], dict[str, Any] | None]  # trains in a folder; None where it stopped before the end
 
 
-def compare_routers(plan: "Recipe", folder: Path, kinds: list[str], run: Run) -> list[dict[str, Any]]:
+def compare_routers(
+    plan: "Recipe", out: Path, kinds: list[str], *, steps: int | None, is_fresh: bool, as_json: bool
+) -> None:
+    """`coterie train --compare`: in `out`/compare, on the vocabulary and the tokens of `out`."""
+    from coterie.cli.train_run import forget, run_recipe
+
+    folder = out / "compare"
+    if is_fresh:
+        for kind in kinds:
+            forget(folder / kind)
+            (folder / kind / "recipe.json").unlink(missing_ok=True)
+    rows = compare_runs(plan, folder, kinds, lambda its_plan, run: run_recipe(its_plan, run, steps, texts=out))
+    if as_json:
+        print_json(rows)
+    elif rows:
+        print((folder / "table.md").read_text(encoding="utf-8"), end="")
+
+
+def compare_runs(plan: "Recipe", folder: Path, kinds: list[str], run: Run) -> list[dict[str, Any]]:
     """Train each kind in `folder`/KIND, write table.md, table.json and plot.svg there, and give the table's rows.
 
     Raises `CoterieError` at the end where a kind failed, with the table of the others written.
