@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from coterie.routing import Assignment
+from coterie.routing import Routing
 
 __all__ = ["RoutingTrace", "stack_routings"]
 
@@ -27,16 +28,22 @@ class RoutingTrace:
     @staticmethod
     def of(token_ids: Sequence[int], parts: Sequence[tuple[Tensor, Tensor]]) -> "RoutingTrace":
         """From parts of one or more tokens each, in order."""
-        experts = torch.cat([e for e, _ in parts]) if parts else torch.zeros((0, 0, 0), dtype=torch.int32)
-        weights = torch.cat([w for _, w in parts]) if parts else torch.zeros((0, 0, 0))
+        experts = torch.cat(_alike([e for e, _ in parts], -1)) if parts else torch.zeros((0, 0, 0), dtype=torch.int32)
+        weights = torch.cat(_alike([w for _, w in parts], 0)) if parts else torch.zeros((0, 0, 0))
         assert len(experts) == len(token_ids)
         return RoutingTrace(list(token_ids), experts, weights)
 
 
-def stack_routings(routings: Sequence[Assignment], n_rows: int) -> tuple[Tensor, Tensor]:
-    """One `Assignment` per layer -> experts [T, L, K] and weights [T, L, K] on the CPU; [T, 0, 0] for a dense model."""
+def stack_routings(routings: Sequence[Routing], n_rows: int) -> tuple[Tensor, Tensor]:
+    """One routing per layer -> experts [T, L, K] and weights [T, L, K] on the CPU; [T, 0, 0] for a dense model."""
     if not routings:
         return torch.zeros((n_rows, 0, 0), dtype=torch.int32), torch.zeros((n_rows, 0, 0))
-    experts = torch.stack([r.ids_TK for r in routings], 1).cpu()
-    weights = torch.stack([r.weights_TK for r in routings], 1).float().cpu()
+    experts = torch.stack(_alike([r.ids_TK for r in routings], -1), 1).cpu()
+    weights = torch.stack(_alike([r.weights_TK for r in routings], 0), 1).float().cpu()
     return experts, weights
+
+
+def _alike(parts: Sequence[Tensor], filler: int) -> list[Tensor]:
+    """As many slots in each, by unused ones at the end: a router may fill more of them in one layer than in another."""
+    K = max(part.shape[-1] for part in parts)
+    return [part if part.shape[-1] == K else pad(part, (0, K - part.shape[-1]), value=filler) for part in parts]
