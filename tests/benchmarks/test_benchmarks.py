@@ -91,3 +91,10 @@ def test_fidelity(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: p
     found = re.findall(r"coterie +mean (\S+), clear (\S+),", capsys.readouterr().out)
     assert len(found) == 2, "the random model and the one that ships"
     assert all(0 < float(clear) < 5e-3 for _, clear in found), "rounded activations, and nothing worse"
+
+
+@pytest.mark.parametrize("script", ["checkpoint_state"], indirect=True)
+def test_checkpoint_state(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script.main(["--folder", str(tmp_path), "--gigabytes", "0.001", "--rounds", "1"])
+    out = capsys.readouterr().out
+    assert "torch.save" in out and "verify and load" in out and list(tmp_path.iterdir()) == []
