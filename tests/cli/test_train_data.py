@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -162,6 +163,24 @@ def test_a_run_that_is_ended_while_it_tokenises(recipe: Path, number: signal.Sig
     assert workers and not any(map(is_running, workers))
     assert main(["train", str(recipe), "--steps", "1"]) == 0
     assert not list((there / "run" / "tokens").rglob("*.partial-*"))
+
+
+def test_the_recipe_of_the_documentation_runs(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow
+    import zstandard
+    from pyarrow import parquet
+
+    there = recipe.parent
+    monkeypatch.chdir(there)
+    monkeypatch.setenv("TEXT", str(there))
+    parquet.write_table(pyarrow.table({"text": stories(60)}), there / "books.parquet")
+    (there / "code.jsonl.zst").write_bytes(zstandard.compress(as_lines(stories(40, 200))))
+    (there / "valid.jsonl.gz").write_bytes(gzip.compress(as_lines(stories(10, 300))))
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    (there / "mixture.toml").write_text(re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[0])
+    assert main(["train", "mixture.toml", "--tokenizer"]) == 0
+    assert main(["train", "mixture.toml"]) == 0
+    assert (there / "runs" / "mixture" / "model" / "config.json").exists()
 
 
 def children(pid: int) -> list[int]:
