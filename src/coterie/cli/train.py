@@ -14,28 +14,58 @@ __all__ = ["command"]
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run, instead of the recipe's [run] out.")
 @click.option("--steps", type=click.IntRange(min=1), help="Stop after this many steps in all, to be resumed later.")
 @click.option("--fresh", is_flag=True, help="Start again, removing the state of an earlier run.")
+@click.option("--verify-resume", is_flag=True, help="Prove in a few steps that resuming is exact here; trains nothing.")
 @click.option("--tokenizer", "only_tokenizer", is_flag=True, help="Train the vocabulary alone and measure it.")
+@click.option("--compare", metavar="A,B", help="Train once with each of these routers, and write a table and a plot.")
+@click.option("--ranks", type=click.IntRange(min=1), help="Train in N processes of this machine at once.", metavar="N")
 @click.option("--json", "as_json", is_flag=True, help="The final record as one JSON document on stdout.")
+@click.pass_context
 def command(
-    recipe: Path, out: Path | None, steps: int | None, fresh: bool, only_tokenizer: bool, as_json: bool
+    context: click.Context,
+    recipe: Path,
+    out: Path | None,
+    steps: int | None,
+    fresh: bool,
+    verify_resume: bool,
+    only_tokenizer: bool,
+    compare: str | None,
+    ranks: int | None,
+    as_json: bool,
 ) -> None:
     """Train a model as RECIPE (a TOML file) says.
 
-    The run's folder gets log.jsonl, the state to resume from, and at the end `model/`, which every other verb takes.
+    The run's folder gets log.jsonl, checkpoints to resume from, and at the end `model/`, which every other verb takes.
     The same command resumes a run that was stopped.
     """
+    from coterie.cli.train_compare import compare_routers
     from coterie.cli.train_data import show_tokenizer
+    from coterie.cli.train_ranks import hold_run_on_first, meet_ranks, start_ranks
     from coterie.cli.train_run import forget, run_recipe
+    from coterie.cli.train_verify import verify_resume as prove
+    from coterie.train.compare import parse_kinds
+    from coterie.train.launch import is_rank
     from coterie.train.recipe import expand_path, read_recipe
 
     plan = read_recipe(recipe)
     folder = out or expand_path(plan.run.out)
-    if fresh:
-        forget(folder)
-    if only_tokenizer:
-        show_tokenizer(plan, folder, as_json)
+    kinds = None if compare is None else parse_kinds(compare)
+    if verify_resume:
+        options = ["--ranks", str(ranks)] if ranks else []
+        prove(recipe, folder, last=plan.train.steps, steps=steps, options=options)
         return
-    final = run_recipe(plan, folder, steps)
+    if ranks and ranks > 1 and not is_rank():
+        start_ranks(context, ranks, is_debug=context.obj.debug)
+    alone = "--tokenizer" if only_tokenizer else "--compare" if kinds is not None else None
+    with meet_ranks(plan, alone=alone) as mesh, hold_run_on_first(folder, mesh):
+        if fresh and mesh.is_first:
+            forget(folder)
+        if only_tokenizer:
+            show_tokenizer(plan, folder, as_json)
+            return
+        if kinds is not None:
+            compare_routers(plan, folder, kinds, steps=steps, is_fresh=fresh, as_json=as_json)
+            return
+        final = run_recipe(plan, folder, steps, mesh=mesh)
     if final is not None and as_json:
         print_json(final)
     elif final is not None:

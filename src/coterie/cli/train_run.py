@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from coterie.model import Transformer
     from coterie.tokenizer.protocol import Tokenizer
     from coterie.train.loop import Trainer
+    from coterie.train.mesh import Mesh
     from coterie.train.origin import Origin
     from coterie.train.recipe import Recipe
     from coterie.train.tokens import TokenFile
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
 __all__ = ["forget", "run_recipe"]
 
 
-def run_recipe(plan: "Recipe", folder: Path, steps: int | None = None) -> dict[str, Any] | None:
+def run_recipe(
+    plan: "Recipe", folder: Path, steps: int | None = None, texts: Path | None = None, mesh: "Mesh | None" = None
+) -> dict[str, Any] | None:
     """Train to the end or to step `steps`, going on where an earlier call stopped; the scores of the valid files.
 
-    None where the run stopped before its end.
+    None where the run stopped before its end, and on all ranks but the first. The vocabulary and the tokens are kept in
+    `texts`, else in `folder`.
     """
     from coterie.train.memory import keep_freed_memory
     from coterie.train.sinks import require_tensorboard
@@ -38,21 +42,40 @@ def run_recipe(plan: "Recipe", folder: Path, steps: int | None = None) -> dict[s
         require_tensorboard()
     folder.mkdir(parents=True, exist_ok=True)
     view = TrainView(plan.train.steps)
-    trainer, valid, tokenizer_dir, lineage = assemble(plan, folder, view)
+    trainer, valid, tokenizer_dir, lineage = assemble(plan, folder, view, texts, mesh)
     if trainer.resume():
+        for sentence in trainer.checkpoints.passed_over:
+            note(f"a damaged checkpoint is passed over: {sentence}")
         note(f"resuming at step {trainer.step} of {plan.train.steps}")
     keep_freed_memory()
-    with view, _tensorboard(plan, folder, trainer):
+    with _how_to_go_on(trainer, plan), view, _tensorboard(plan, folder, trainer):
         trainer.run(until=steps)
     if trainer.step < plan.train.steps:
         note(f"stopped at step {trainer.step} of {plan.train.steps}; the same command goes on")
         return None
     trainer.model.eval()
-    lineage.finish(trainer.model, trainer.step)
     final = {f.name: score(trainer.model, f, longest_window(plan)) for f in valid}
-    save_model(trainer, tokenizer_dir, folder / "model")
+    model = trainer.whole_model()
+    if model is None:
+        return None
+    lineage.finish(model, trainer.step)
+    save_model(model, tokenizer_dir, folder / "model")
     (folder / "scores.json").write_text(json.dumps(final, indent=1) + "\n")
     return final
+
+
+@contextmanager
+def _how_to_go_on(trainer: "Trainer", plan: "Recipe") -> Iterator[None]:
+    """After Ctrl-C or `kill`: what is saved, and what to do."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        where = f"step {trainer.step} of {plan.train.steps}"
+        if trainer.saved == trainer.step:
+            note(f"stopped and saved at {where}; the same command goes on from there")
+        else:
+            note(f"stopped at {where} and not saved; the same command goes on from the last checkpoint")
+        raise
 
 
 @contextmanager
@@ -60,7 +83,7 @@ def _tensorboard(plan: "Recipe", folder: Path, trainer: "Trainer") -> Iterator[N
     """Where the recipe asks for it, what the trainer reports goes to TensorBoard too."""
     from coterie.train.sinks import TensorBoard
 
-    if not plan.run.tensorboard:
+    if not plan.run.tensorboard or not trainer.mesh.is_first:
         yield
         return
     show = trainer.report
@@ -76,32 +99,40 @@ def _tensorboard(plan: "Recipe", folder: Path, trainer: "Trainer") -> Iterator[N
 
 def forget(folder: Path) -> None:
     """Remove what a run left, and nothing else: `--out` may name a folder that holds more."""
-    if not any((folder / name).exists() for name in ("log.jsonl", "state.safetensors", "tokens")):
+    if not any((folder / name).exists() for name in ("log.jsonl", "checkpoints", "state.safetensors", "tokens")):
         return
     for name in ("log.jsonl", "state.safetensors", "scores.json", "upcycling.json"):
         (folder / name).unlink(missing_ok=True)
-    for name in ("tokenizer", "tokens", "model", "tensorboard"):
+    for path in folder.glob("bad-batch-*.json"):
+        path.unlink()
+    for name in ("checkpoints", "tokenizer", "tokens", "model", "tensorboard"):
         if (folder / name).exists():
             shutil.rmtree(folder / name)
 
 
-def assemble(plan: "Recipe", folder: Path, view: TrainView) -> "tuple[Trainer, list[TokenFile], Path, Lineage]":
+def assemble(
+    plan: "Recipe", folder: Path, view: TrainView, texts: Path | None = None, mesh: "Mesh | None" = None
+) -> "tuple[Trainer, list[TokenFile], Path, Lineage]":
+    """The trainer with its batches, the valid files, the tokenizer's folder, and what the run starts from."""
     from coterie.device import choose_device, choose_dtype
     from coterie.tokenizer.load import load_tokenizer
     from coterie.train.batches import Batches
     from coterie.train.loop import Trainer
+    from coterie.train.mesh import Mesh
     from coterie.train.origin import open_origin, own_tokenizer
 
     origin = open_origin(plan)
-    takes_own = plan.data.tokenizer == ""
-    tokenizer_dir = own_tokenizer(origin) if origin and takes_own else prepare_tokenizer(plan, folder)
-    tokenizer = load_tokenizer(tokenizer_dir)
-    device = choose_device("auto")
+    takes_own, texts = plan.data.tokenizer == "", texts or folder
+    mesh = mesh or Mesh.single(choose_device("auto"))
+    with mesh.first_rank_first():
+        tokenizer_dir = own_tokenizer(origin) if origin and takes_own else prepare_tokenizer(plan, texts)
+        tokenizer = load_tokenizer(tokenizer_dir)
+        train, valid = (
+            prepare_tokens(names, tokenizer, tokenizer_dir, texts) for names in (plan.data.files, plan.data.valid)
+        )
+    device = mesh.device
     dtype = choose_dtype(plan.train.dtype, "bfloat16", device)
     config = model_config(plan, origin, tokenizer, tokenizer_dir, dtype)
-    train, valid = (
-        prepare_tokens(names, tokenizer, tokenizer_dir, folder) for names in (plan.data.files, plan.data.valid)
-    )
     t, sequence_plan = plan.train, plan.sequence_plan()
     tokens = t.batch * sequence_plan[0][1]
     bos = config.bos_token_id or 0
@@ -117,7 +148,7 @@ def assemble(plan: "Recipe", folder: Path, view: TrainView) -> "tuple[Trainer, l
 
     trainer = Trainer(
         plan, config, batches, dtype, device, folder, evaluate, view.show,
-        fill=lambda model: lineage.fill(model, tokenizer, (valid or train)[0]), measure=lineage.measure,
+        fill=lambda model: lineage.fill(model, tokenizer, (valid or train)[0]), measure=lineage.measure, mesh=mesh,
     )  # fmt: skip
     return trainer, valid, tokenizer_dir, lineage
 
@@ -165,11 +196,10 @@ def score(model: "Transformer", file: "TokenFile", window: int, max_windows: int
     return {"bits_per_byte": score.bits_per_byte(bytes_per_token), "tokens": score.n_tokens, "shares": score.shares()}
 
 
-def save_model(trainer: "Trainer", tokenizer_dir: Path, target: Path) -> None:
+def save_model(model: "Transformer", tokenizer_dir: Path, target: Path) -> None:
     from coterie.checkpoint.huggingface import save_huggingface
     from coterie.tokenizer.load import tokenizer_files
 
-    model = trainer.model
     files = tokenizer_files(tokenizer_dir)
     dtype = model.config.torch_dtype
     save_huggingface(target, model.config, model.tensors(), dtype=dtype, extra_files=files, replace=True)

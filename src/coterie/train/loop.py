@@ -25,7 +25,7 @@ from coterie.train.log import Log
 from coterie.train.mesh import Mesh
 from coterie.train.objective import Objective
 from coterie.train.optim import MasterOptimizer
-from coterie.train.parallelise import let_go, masters_dtype, parallelise
+from coterie.train.parallelise import gather, let_go, masters_dtype, parallelise
 from coterie.train.peak import matrix_peak
 from coterie.train.random_state import seed_random_states
 from coterie.train.recipe import Recipe
@@ -173,25 +173,31 @@ class Trainer:
             with interrupt_later():  # half an update must not be saved
                 self._update(record, log)
                 seconds = time.perf_counter() - started
-                telemetry.add(record, self.objective.counts, self.batches.tokens, seconds)
+                telemetry.add(record, self.objective.counts, self.batches.tokens, seconds, self._n_counted)
             if self.step % run.eval_every == 0 or self.step == self.recipe.train.steps:
                 record |= self._evaluate()
         finally:
-            if self.step > record["step"]:
-                self.seconds += time.perf_counter() - started
-                record["seconds"] = round(self.seconds, 2)
-                log.write(record)
+            with interrupt_later():
+                if self.step > record["step"]:
+                    self.seconds += time.perf_counter() - started
+                    record["seconds"] = round(self.seconds, 2)
+                    log.write(record)
         if self.mesh.is_first:
             self.report(record)
         if self.step % run.save_every == 0:
             log.sync()
             self.save()
 
+    def whole_model(self) -> Transformer | None:
+        """The model in one piece, on rank 0 (all ranks take part); None on the others."""
+        model = gather(self.model, self.mesh, self.dtype)
+        return model if self.mesh.is_first else None
+
     def _evaluate(self) -> dict[str, Any]:
         """Without the noise that some routers have while they train."""
         self.model.eval()
         try:
-            return {"valid": self.evaluate(self.model)} | self.measure(self.model)
+            return {"valid": self.evaluate(self.model)} | (self.measure(self.model) if self.mesh.n_ranks == 1 else {})
         finally:
             self.model.train()
             let_go(self.model)
@@ -226,7 +232,7 @@ class Trainer:
         self.optimizer.forget_gradients()  # of a step that was interrupted
         self.objective.start_step()
         batch = self.batches.batch(self.step).to(device)
-        n_tokens = max(1, int((batch.targets_BS >= 0).sum()))
+        n_tokens = self._n_counted = max(1, int((batch.targets_BS >= 0).sum()))
         n_parts = n_micro * self.mesh.n_ranks
         for i, part in enumerate(batch.chunk(n_micro)):
             generator = self._generator(i * self.mesh.n_ranks + self.mesh.rank)

@@ -25,7 +25,7 @@ Empty = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
 class ShardedCheckpoints(Checkpoints):
     """`Checkpoints` whose methods all ranks call together; `empty` makes what a tensor is read into on this rank."""
 
-    def __init__(self, run: Path, mesh: Mesh, empty: Empty):
+    def __init__(self, run: Path, mesh: Mesh, empty: Empty | None = None):
         super().__init__(run)
         self._mesh, self._empty = mesh, empty
 
@@ -59,6 +59,7 @@ class ShardedCheckpoints(Checkpoints):
             super().tidy()
 
     def read(self, folder: Path) -> State:
+        """What this rank holds of a checkpoint; one rank alone holds all of it."""
         return read_shards(folder, self._empty if self._mesh.n_ranks > 1 else None), read_meta(folder)
 
     def _newest(self) -> Path | None:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from coterie.errors import CheckpointError
 from coterie.train.log import TIMES
-from coterie.train.state import Checkpoints
+from coterie.train.mesh import Mesh
+from coterie.train.sharded_state import ShardedCheckpoints
 
 __all__ = ["differences", "verify_resume"]
 
@@ -49,7 +50,7 @@ def differences(straight: Path, resumed: Path, half: int) -> Iterator[str]:
 
 
 def _state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    state = Checkpoints(run).latest()
+    state = ShardedCheckpoints(run, Mesh.single()).latest()
     if state is None:
         raise CheckpointError(f"{run} holds no checkpoint to compare")
     return state
