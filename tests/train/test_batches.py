@@ -12,7 +12,7 @@ from coterie.model import Transformer
 from coterie.train.batches import Batch, Batches
 from coterie.train.objective import Objective
 from coterie.train.recipe import Balance
-from coterie.train.tokens import TokenFile
+from coterie.train.tokens import Joined, TokenFile
 
 
 def files(*lengths: int) -> list[TokenFile]:
@@ -81,6 +81,18 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
     again.batch(3)
     assert torch.equal(first.batch(40).targets_BS, again.batch(40).targets_BS)
     assert any(not torch.equal(first.batch(s).targets_BS, other.batch(s).targets_BS) for s in range(5))
+
+
+def test_shards_are_read_as_one_row() -> None:
+    (whole,) = files(640)
+    ends = np.arange(7, 641, 7)
+    ids, at = Joined([whole.ids[:100], whole.ids[100:101], whole.ids[101:]]), Joined([ends[:5], ends[5:]])
+    one, three = (
+        Batches([TokenFile("f0", i, 1, e)], [], [(0, 16)], 10, 64, 0, 3, is_masked=True)
+        for i, e in ((whole.ids, ends), (ids, at))
+    )
+    for step in range(10):
+        assert all(torch.equal(a, b) for a, b in zip(one.batch(step), three.batch(step), strict=True))
 
 
 def test_weights_are_shares_of_the_rows() -> None:

@@ -1,3 +1,4 @@
+import errno
 import gzip
 import json
 import os
@@ -187,6 +188,21 @@ def test_what_is_no_file_and_a_folder_without_text(tmp_path: Path) -> None:
         files_below(tmp_path)
     (tmp_path / "b.csv").write_text("")
     with pytest.raises(DataError, match=r"found only b\.csv and the like"):
+        files_below(tmp_path)
+
+
+def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("b"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="b cannot be read: permission denied"):
         files_below(tmp_path)
 
 

@@ -43,7 +43,7 @@ def files_below(path: Path) -> list[Path]:
             "training text through COTERIE_DATA"
         )
     found, others = list[Path](), list[Path]()
-    for folder, folders, names in os.walk(path):
+    for folder, folders, names in os.walk(path, onerror=_refuse_folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if not name.startswith("."):
@@ -52,6 +52,10 @@ def files_below(path: Path) -> list[Path]:
         instead = f"only {min(others).name} and the like" if others else "nothing"
         raise DataError(f"{path} has no text in or below it: expected {_NAMES}, found {instead}")
     return sorted(found)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise DataError(f"{error.filename} cannot be read: {(error.strerror or str(error)).lower()}")
 
 
 def read_files(paths: Sequence[Path], seen: Seen = lambda n: None) -> Iterator[str]:

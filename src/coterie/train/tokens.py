@@ -32,7 +32,7 @@ __all__ = ["Joined", "TokenFile", "tokenize_path"]
 Progress: TypeAlias = Callable[[int, int], None]
 
 _FORMAT = 1
-_SHARD = 1 << 25  # tokens, after which a shard ends with its block
+_SHARD = 1 << 24  # tokens, after which a shard ends with its block
 _BLOCK = 1 << 18  # characters that are tokenised in one go: 50 ms
 _PARALLEL = 3 << 19  # bytes of files for each process; starting one takes as long as tokenising a megabyte
 _MOST_WORKERS = 32
