@@ -54,7 +54,7 @@ _TINY = {
 def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__, rounds=3)
     parser.add_argument("--recipe", type=Path, help="plan and train this one, in a folder that is removed after")
-    parser.add_argument("--steps", type=int, default=20, help="trained in a round (default: 20)")
+    parser.add_argument("--steps", type=int, default=40, help="trained in a round (default: 40)")
     parser.add_argument("--tiny", action="store_true", help="a recipe so small that its figures mean nothing")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:

@@ -73,7 +73,7 @@ def test_a_process_that_fails_is_one_sentence(path: Path, tmp_path: Path) -> Non
 def made_up(layers: int, seconds: float) -> Sample:
     return Sample(
         layers=layers, rows=2, sequence=16, micro_seconds=seconds, optimizer_seconds=0.0, micro_batches=3, framework=1,
-        peak=2, kept={},
+        peak=2, is_settled=True, kept={},
     )  # fmt: skip
 
 

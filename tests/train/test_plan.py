@@ -34,7 +34,7 @@ def made_up(
 ) -> Sample:
     return Sample(
         layers=layers, rows=rows, sequence=sequence, micro_seconds=micro, optimizer_seconds=update, micro_batches=3,
-        framework=100_000_000, peak=peak, kept=KEPT,
+        framework=100_000_000, peak=peak, is_settled=peak <= GB, kept=KEPT,
     )  # fmt: skip
 
 
@@ -82,6 +82,7 @@ def test_a_plan_counts_what_the_recipe_says() -> None:
     assert plan.timing.scoring == pytest.approx(1024 * 20 / 10_240 / 3)
     assert any("does not fit: 2.0 GB needed, 1.0 GB there" in w for w in plan.warnings)
     assert any(w.startswith("b is read 5.0 times") for w in plan.warnings)
+    assert any(w.startswith("memory was still rising") for w in plan.warnings)  # the second sample says so
 
 
 def test_operations_are_six_for_each_active_weight_and_attention() -> None:

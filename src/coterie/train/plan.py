@@ -224,4 +224,6 @@ def _memory_warnings(
                 f"only {measured[-1].rows} of {phase.rows} rows of {phase.sequence} were measured, since all would "
                 "have taken too long: memory and time are rough"
             )
+    if any(not s.is_settled for measured in samples for s in measured):
+        found.append("memory was still rising when the measurement ended: the run will take more than this")
     return found

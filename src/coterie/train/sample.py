@@ -45,6 +45,7 @@ class Sample:
     micro_batches: int  # how many were timed
     framework: int  # the peak before there was a model: Python, torch, its threads' buffers
     peak: int
+    is_settled: bool  # whether the peak had stopped rising
     kept: dict[str, int]  # activations by part, as `footprint.Activations` has them; as if nothing were recomputed
 
 
@@ -66,10 +67,12 @@ def sample(recipe: Recipe, config: ModelConfig, dtype: torch.dtype, device: torc
         took, update = steps.one_step(rows)
         micro += took
         optimizer.append(update)
+    is_settled = _settle(steps, rows, 2 * seconds)
+    kept = {part: n + (rows - 1) * (second[part] - n) for part, n in first.items()}
     return Sample(
         layers=config.num_hidden_layers, rows=rows, sequence=sequence, micro_seconds=statistics.median(micro),
         optimizer_seconds=statistics.median(optimizer), micro_batches=len(micro), framework=framework,
-        peak=_peak(device), kept={part: n + (rows - 1) * (second[part] - n) for part, n in first.items()},
+        peak=_peak(device), is_settled=is_settled, kept=kept,
     )  # fmt: skip
 
 
@@ -117,6 +120,21 @@ class _Steps:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def _settle(steps: _Steps, rows: int, seconds: float) -> bool:
+    """Steps until the peak of memory stays where it is; False where it still grew after `seconds`.
+
+    torch keeps code for the last thousand shapes of bfloat16 products that it met on a CPU, hundreds of megabytes, and
+    experts may meet new shapes in every step: then a run is at its peak only after a dozen of them.
+    """
+    until, before = time.perf_counter() + seconds, 0
+    while _peak(steps.device) > 1.005 * before:
+        if time.perf_counter() > until:
+            return False
+        before = _peak(steps.device)
+        steps.one_step(rows)
+    return True
 
 
 def _kept(steps: _Steps, rows: int) -> dict[str, int]:
