@@ -139,9 +139,32 @@ def test_a_resume_that_is_not_exact_is_shown(
 def test_resuming_needs_two_steps_and_a_run_that_works(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(recipe), "--verify-resume", "--steps", "1"]) == 2
     assert "needs 2 steps or more" in capsys.readouterr().err
+    assert main(["train", str(recipe), "--verify-resume", "--fresh"]) == 2
+    assert "goes with --out, --steps and --ranks only" in capsys.readouterr().err
     (recipe.parent / "a.txt").unlink()
     assert main(["train", str(recipe), "--verify-resume"]) == 2
     assert "a.txt" in capsys.readouterr().err.splitlines()[-1]
+    assert not (recipe.parent / "run").exists()
+
+
+def test_routers_compared_on_one_vocabulary(recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("steps = 8", "steps = 4"))
+    done = train(recipe, "--compare", "topk,switch", "--steps", "2")
+    assert done.returncode == 0 and "2 of 2 routers are not trained to the end" in done.stderr, done.stderr
+    done = train(recipe, "--compare", "topk,switch", "--json")
+    assert done.returncode == 0 and "resuming at step 2 of 4" in done.stderr, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["kind"] for row in rows] == ["topk", "switch"] and rows[0]["active"] > rows[1]["active"]
+    folder = recipe.parent / "run"
+    assert {p.name for p in (folder / "compare").iterdir()} == {"topk", "switch", "table.md", "table.json", "plot.svg"}
+    assert not (folder / "compare" / "topk" / "tokens").exists() and (folder / "tokens").exists()
+    done = train(recipe, "--compare", "topk")
+    assert "topk is complete" in done.stderr and done.stdout.startswith("Routers after 4 steps")
+
+
+def test_an_unknown_router_is_named(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(recipe), "--compare", "topk,swich"]) == 2
+    assert "did you mean 'switch'" in capsys.readouterr().err
     assert not (recipe.parent / "run").exists()
 
 

@@ -17,6 +17,7 @@ from coterie.eval.perplexity import score_tokens
 from coterie.model import Transformer
 from coterie.train.batches import Batches
 from coterie.train.initialise import muon_matrices
+from coterie.train.log import Log
 from coterie.train.loop import Trainer
 from coterie.train.recipe import Balance, Data, Recipe, Run, Train
 from coterie.train.snapshot import snapshot
@@ -199,29 +200,38 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path: Pat
     assert [r["loss"] for r in log(tmp_path / "b")] == [r["loss"] for r in log(tmp_path / "whole")]
 
 
-@pytest.mark.parametrize("moment", ["forward", "update", "evaluation"])
+MOMENTS = {  # what Ctrl-C comes at the start of, at which call of it, and the step that is then resumed
+    "forward": (lambda t: t.model, "forward", 3, 2),
+    "update": (lambda t: t.optimizer, "step", 3, 3),  # it waits for the end of the update
+    "log": (lambda t: Log, "write", 3, 3),
+    "save": (lambda t: t.checkpoints, "save", 1, 6),
+    "evaluation": (lambda t: t, "evaluate", 1, 6),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_ctrl_c_at_any_moment_resumes_bit_for_bit(tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, cut = trainer(tmp_path / "a"), trainer(tmp_path / "b")
     whole.run()
-    held = {"forward": cut.model, "update": cut.optimizer, "evaluation": cut}[moment]
-    name = {"forward": "forward", "update": "step", "evaluation": "evaluate"}[moment]
+    owner, name, number, step = MOMENTS[moment]
+    held = owner(cut)
     plain, calls = getattr(held, name), []
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
-        if len(calls) == (1 if moment == "evaluation" else 3):
-            signal.raise_signal(signal.SIGINT)  # at the start of an update it must wait until its end
+        if len(calls) == number:
+            signal.raise_signal(signal.SIGINT)
         return plain(*args, **kwargs)
 
     monkeypatch.setattr(held, name, interrupted)
     with pytest.raises(KeyboardInterrupt):
         cut.run()
+    monkeypatch.undo()
     again = trainer(tmp_path / "b")
-    assert again.resume() and again.step == {"forward": 2, "update": 3, "evaluation": 6}[moment]
+    assert again.resume() and again.step == step
     again.run()
     assert [r["loss"] for r in log(tmp_path / "a")] == [r["loss"] for r in log(tmp_path / "b")]
-    for p, q in zip(whole.model.parameters(), again.model.parameters(), strict=True):
-        assert torch.equal(p, q)
+    assert_same_state(whole, again)
 
 
 def test_interrupt_before_the_first_update_can_be_resumed(tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ def command(
     folder = out or expand_path(plan.run.out)
     kinds = None if compare is None else parse_kinds(compare)
     if verify_resume:
+        if fresh or only_tokenizer or kinds is not None or as_json:
+            raise click.UsageError("--verify-resume goes with --out, --steps and --ranks only; leave the others out")
         options = ["--ranks", str(ranks)] if ranks else []
         prove(recipe, folder, last=plan.train.steps, steps=steps, options=options)
         return

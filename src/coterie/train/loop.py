@@ -140,6 +140,7 @@ class Trainer:
                 while self.step < last:
                     self._one_step(log, telemetry)
                     interrupted()
+            self._save_once()
         except ResourceError:  # the disk is full or gone: the last checkpoint stands
             raise
         except CoterieError:
@@ -150,7 +151,6 @@ class Trainer:
         except (KeyboardInterrupt, SystemExit):
             self._save_once()
             raise
-        self._save_once()
 
     def _save_once(self) -> None:
         if self.saved != self.step:
