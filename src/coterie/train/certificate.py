@@ -6,6 +6,7 @@ their scale must add up to 1 (`upcycle.py` has the formulas). Then a difference 
 Shapes: T tokens, D model width, V vocabulary, K experts a token, G segments of a dense block.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -85,7 +86,7 @@ def certify(
     """Compare on one sequence of token ids; `scale`, `granularity`, `is_exact` are what the upcycling claims."""
     ids_T = torch.tensor(list(ids))
     x_TD, y_TD = (functional.embedding(ids_T, read("embed").double()) for read in (dense, sparse))
-    lowest, highest = 1.0, 1.0
+    lowest, highest = math.inf, -math.inf
     for layer in range(config.num_hidden_layers):
         x_TD, _ = _through(dense, dense_config, layer, x_TD, ids_T)
         y_TD, routing = _through(sparse, config, layer, y_TD, ids_T)

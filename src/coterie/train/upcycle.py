@@ -123,8 +123,9 @@ def upcycle(dense: Tensors, config: ModelConfig, plan: Upcycling) -> Tensors:
             return random_router(config, plan, at)
         assert part in ("experts.gate_up", "experts.down"), f"{name} is not made of dense tensors"
         parts = ("down",) if part == "experts.down" else ("gate", "up")
-        blocks = [_experts(dense(f"{layer}.feed_forward.{p}"), p, config, plan, at) for p in parts]
-        return torch.cat(blocks, 1)
+        made = torch.cat([_experts(dense(f"{layer}.feed_forward.{p}"), p, config, plan, at) for p in parts], 1)
+        n_times = (config.num_local_experts or 0) // len(made)
+        return made.expand(n_times, -1, -1) if len(made) == 1 else made.repeat(n_times, 1, 1)
 
     return tensor
 
@@ -139,17 +140,16 @@ def random_router(config: ModelConfig, plan: Upcycling, layer: int) -> Tensor:
 
 
 def _experts(dense: Tensor, part: str, config: ModelConfig, plan: Upcycling, layer: int) -> Tensor:
-    """One part of all experts of a layer: gate and up [E, F/G, D], down [E, D, F/G]; channels are rows of the first."""
+    """One part of a layer's different experts (G of them, or all where channels are drawn anew): gate and up
+    [n, F/G, D], down [n, D, F/G]; channels are rows of the first two."""
     assert config.num_local_experts is not None
-    channels_first = dense.T if part == "down" else dense
-    made = []
-    for e in range(config.num_local_experts):
-        segment = channels_first.chunk(plan.granularity)[e % plan.granularity]
-        if plan.redrawn:
-            segment = _redraw(segment, part, plan, layer, e)
-        made.append(segment.T if part == "down" else segment)
-    factors = dict(zip(("gate", "up", "down"), (1.0, *_factors(plan.scale(config))), strict=True))
-    return torch.stack(made).mul_(factors[part])
+    segments = (dense.T if part == "down" else dense).chunk(plan.granularity)
+    made = [segments[e % plan.granularity] for e in range(config.num_local_experts if plan.redrawn else len(segments))]
+    if plan.redrawn:
+        made = [_redraw(segment, part, plan, layer, e) for e, segment in enumerate(made)]
+    up, down = _factors(plan.scale(config))
+    experts = torch.stack([segment.T for segment in made] if part == "down" else made)
+    return experts.mul_({"gate": 1.0, "up": up, "down": down}[part])
 
 
 def _factors(scale: float) -> tuple[float, float]:
