@@ -62,6 +62,18 @@ def test_upcycles_certifies_trains_and_tells_how_far_experts_drifted(
     assert (tmp_path / "run" / "model" / "tokenizer.model").exists()
 
 
+def test_a_run_goes_on_from_its_checkpoint_and_not_from_another_model(
+    dense: Path, write: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(write(f'upcycle = "{dense}"')), "--steps", "1"]) == 0
+    assert "largest logit difference" in capsys.readouterr().err
+    assert main(["train", str(write(f'upcycle = "{dense}"\nmethod = "drop"'))]) == 2
+    assert "init is" in capsys.readouterr().err
+    assert main(["train", str(write(f'upcycle = "{dense}"'))]) == 0
+    said = capsys.readouterr().err
+    assert "resuming at step 1" in said and "largest logit difference" not in said and "1.000 at the start" in said
+
+
 @pytest.mark.parametrize("layout", ["mistral", "sharded", "packed"])
 def test_no_steps_write_the_sparse_model_at_once(
     layout: str, dense: Path, write: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

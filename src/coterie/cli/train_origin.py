@@ -21,15 +21,15 @@ _CERTIFIED_TOKENS = 128
 class Lineage:
     """Keeps OUT/upcycling.json: where the experts come from, and their likeness to each other at the start and end."""
 
-    def __init__(self, origin: "Origin | None", folder: Path):
+    def __init__(self, origin: "Origin | None", folder: Path, *, is_first: bool = True):
         self.origin, self.path = origin, folder / "upcycling.json"
-        self.is_new = not any((folder / "checkpoints").glob("step-*"))
+        self.is_told = is_first and not any((folder / "checkpoints").glob("step-*"))
         self.document: dict[str, Any] = {}
         if self.path.exists():
             self.document = json.loads(self.path.read_text(encoding="utf-8"))
 
     def fill(self, model: "Transformer", tokenizer: "Tokenizer", text: "TokenFile") -> None:
-        """The weights that the run starts from, where they are not random; a new run says what they are.
+        """The weights that the run starts from, where they are not random; a new run (rank 0 of it) says what they are.
 
         An upcycled model is certified on the first tokens of a text; `CheckpointError` where it is not what it must be.
         """
@@ -38,7 +38,7 @@ class Lineage:
         if self.origin is None:
             return
         sentence = self.origin.fill(model, tokenizer)
-        if not self.is_new:
+        if not self.is_told:
             return
         note(sentence)
         if not model.config.is_sparse:
@@ -52,8 +52,10 @@ class Lineage:
         self._write()
 
     def measure(self, model: "Transformer") -> dict[str, float]:
-        """For the log: the mean cosine of two experts of a layer."""
-        return {"alike": _mean(self._alike(model))} if self.origin and model.config.is_sparse else {}
+        """For the log: the mean cosine of two experts of a layer. Not where experts are divided among ranks."""
+        if not self.origin or not model.config.is_sparse or _is_divided(model):
+            return {}
+        return {"alike": _mean(self._alike(model))}
 
     def finish(self, model: "Transformer", steps: int) -> None:
         """How far the experts have drifted apart."""
@@ -83,6 +85,12 @@ class Lineage:
 
         with new_file(self.path) as file:
             file.write((json.dumps(self.document, indent=1) + "\n").encode())
+
+
+def _is_divided(model: "Transformer") -> bool:
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(model, FSDPModule)
 
 
 def _mean(values: Sequence[float]) -> float:

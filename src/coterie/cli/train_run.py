@@ -140,7 +140,7 @@ def assemble(
     batches = Batches(train, plan.data.weights, sequence_plan, t.steps, tokens, bos, t.seed, is_masked=masked)
     _warn_reuse(train, t.steps * tokens)
 
-    lineage = Lineage(origin, folder)
+    lineage = Lineage(origin, folder, is_first=mesh is None or mesh.is_first)
 
     def evaluate(model: "Transformer") -> dict[str, float]:
         view.clear()

@@ -128,6 +128,8 @@ class Trainer:
         run = {"steps": t.steps, "batch": t.batch, "plan": plan, "seed": t.seed, "optimizer": t.optimizer}
         data = self.recipe.data
         run |= {"weights": list(data.weights), "documents": data.documents}
+        if not self.recipe.init.is_random:
+            run["init"] = self.recipe.init.identity()
         files = [[f.name, len(f.ids), *([f.digest[:12]] if f.digest else [])] for f in self.batches.files]
         return {"fields": {"model": self.model.config.to_fields()} | run, "data": files}
 

@@ -1,7 +1,9 @@
 """The section [init] of a recipe: what the weights of a run start from, and which keys go together."""
 
+import json
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from coterie.errors import RecipeError, nearest
 from coterie.train.recipe_values import GROUPS, NUMBER, PATHS, TEXT, WHOLE, YES_NO, key
@@ -35,6 +37,12 @@ class Init:
     @property
     def is_random(self) -> bool:
         return not (self.from_ or self.upcycle)
+
+    def identity(self) -> dict[str, Any]:
+        """What a run cannot change once it has begun, as JSON values: everything but the defaults."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        found: dict[str, Any] = json.loads(json.dumps(given))
+        return found
 
 
 def check_init(init: Init, path: Path) -> None:
