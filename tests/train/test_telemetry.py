@@ -82,7 +82,7 @@ def test_a_record_is_completed() -> None:
         Recipe(model={}, data=Data(files=("x",)), train=Train(steps=99)), CONFIG, peak=1e9, bytes_per_token=4.0
     )
     record = {"step": 0, "sequence": 4, "loss": 3.0, "grad_norm": 1.0}
-    telemetry.add(record, [torch.full((4,), 50.0)] * 2, tokens=200, seconds=0.5)
+    telemetry.add(record, [torch.full((4,), 50.0)] * 2, tokens=220, seconds=0.55, n_counted=200)
     rate = 400 * training_operations(CONFIG, 4)
     assert record["tokens_per_s"] == 400 and record["operations_per_s"] == pytest.approx(rate)
     assert record["peak_share"] == pytest.approx(rate / 1e9)
@@ -97,7 +97,7 @@ def test_alarms_are_recorded() -> None:
     said = []
     for step in range(99):
         record = {"step": step, "sequence": 4, "loss": 3.0, "grad_norm": 1.0}
-        telemetry.add(record, [torch.tensor([9.0, 9.0, 9.0, 0.0])] * 2, tokens=200, seconds=0.5)
+        telemetry.add(record, [torch.tensor([9.0, 9.0, 9.0, 0.0])] * 2, tokens=220, seconds=0.55, n_counted=200)
         said += record.get("alarms", [])
     assert len(said) == 1 and said[0].startswith("experts 3 of layer 0, 3 of layer 1 got no token")
 

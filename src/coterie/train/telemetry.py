@@ -111,12 +111,15 @@ class Telemetry:
         self._alarms = Alarms(recipe.train, recipe.balance)
         self._operations: dict[int, float] = {}  # per token, by the length of a row
 
-    def add(self, record: dict[str, Any], counts: Sequence[Tensor], tokens: int, seconds: float) -> None:
+    def add(
+        self, record: dict[str, Any], counts: Sequence[Tensor], tokens: int, seconds: float, n_counted: int
+    ) -> None:
         """Complete the record of a step of `tokens` tokens that took `seconds`; it has `loss` and `grad_norm`.
 
-        `counts`: the pairs that each expert got, a tensor [E] for every sparse layer.
+        `counts`: the pairs that each expert got of the `n_counted` tokens with a target, a tensor [E] for every sparse
+        layer.
         """
-        load = measure_load(counts, tokens * self._config.num_experts_per_tok)
+        load = measure_load(counts, n_counted * self._config.num_experts_per_tok)
         sequence = record["sequence"]
         if sequence not in self._operations:
             self._operations[sequence] = training_operations(self._config, sequence)
