@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ class Driver:
         """Whether it was killed; False where it was done before that."""
         pid = self.start(folder, steps)
         time.sleep(after)
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
         return self.answer() == str(-signal.SIGKILL)
 
 
