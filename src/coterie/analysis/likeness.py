@@ -77,17 +77,18 @@ def compare_layer(sparse: Tensors, dense: Tensors, layer: int, *, seed: int = 0)
     experts = _by_part(sparse, layer)
     E, F, _ = experts[0].shape
     shuffle = torch.randperm(len(block[0]), generator=generator)
+    mixed, channels_N3D = [part[shuffle] for part in block], _channels(block)
     with_dense: dict[str, list[float]] = {part: [] for part in PARTS}
     shuffled: dict[str, list[float]] = {part: [] for part in PARTS}
     matches = []
     for e in range(E):
         expert = [part[e] for part in experts]
         segment, cosines = _most_alike(expert, block)
-        _, by_chance = _most_alike(expert, [part[shuffle] for part in block])
+        _, by_chance = _most_alike(expert, mixed)
         for part, a, b in zip(PARTS, cosines, by_chance, strict=True):
             with_dense[part].append(a)
             shuffled[part].append(b)
-        matches.append(_matches(expert, block, segment * F, generator))
+        matches.append(_matches(expert, channels_N3D, segment * F, generator))
     each_other = dict(zip(PARTS, (_mean_of_pairs(part) for part in experts), strict=True))
     return LayerLikeness(layer, with_dense, shuffled, each_other, matches)
 
@@ -135,11 +136,10 @@ def _mean_of_pairs(experts: Tensor) -> float:
     return (float(total.square().sum()) - E) / (E * (E - 1))
 
 
-def _matches(expert: Sequence[Tensor], block: Sequence[Tensor], first: int, generator: torch.Generator) -> Matches:
+def _matches(expert: Sequence[Tensor], theirs: Tensor, first: int, generator: torch.Generator) -> Matches:
     """Channels as rows of length 1, all three parts side by side [n, 3·D], against those of the block [N, 3·D]."""
     chosen = torch.randperm(len(expert[0]), generator=generator)[:_SAMPLE]
     mine = _channels([part[chosen] for part in expert])
-    theirs = _channels(block)
     best = (mine @ theirs.T).max(1)
     shuffle = torch.randperm(theirs.shape[1], generator=generator)
     by_chance = (mine[:, shuffle] @ theirs.T).max(1).values

@@ -48,19 +48,24 @@ def _rows(layers: "list[LayerLikeness]") -> list[tuple[str, ...]]:
     from coterie.analysis.likeness import PARTS
 
     def range_of(values: list[float]) -> str:
-        low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+        low, high = _two_digits(min(values)), _two_digits(max(values))
         return low if low == high else f"{low} to {high}"
 
     head = ("layer", *PARTS, "shuffled", "best match", "by chance", "in place", "each other")
     rows: list[tuple[str, ...]] = [head]
     for at in layers:
         shuffled = [value for part in PARTS for value in at.shuffled[part]]
+        figures = (shuffled, [m.best for m in at.matches], [m.by_chance for m in at.matches])
         rows.append((
-            str(at.layer), *(range_of(at.with_dense[part]) for part in PARTS), f"{_mean(shuffled):.2f}",
-            f"{_mean([m.best for m in at.matches]):.2f}", f"{_mean([m.by_chance for m in at.matches]):.2f}",
-            f"{_mean([m.in_place for m in at.matches]):.0%}", f"{_mean(list(at.each_other.values())):.2f}",
+            str(at.layer), *(range_of(at.with_dense[part]) for part in PARTS), *map(_two_digits, map(_mean, figures)),
+            f"{_mean([m.in_place for m in at.matches]):.0%}", _two_digits(_mean(list(at.each_other.values()))),
         ))  # fmt: skip
     return rows
+
+
+def _two_digits(value: float) -> str:
+    """Without a sign where it rounds to 0."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def _mean(values: list[float]) -> float:
