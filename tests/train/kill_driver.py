@@ -28,6 +28,7 @@ def train(folder: Path, steps: int) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
+    torch.optim.AdamW([torch.zeros(1)])  # imports much of torch, which every fork would otherwise do again
     matrix_peak(torch.float32, torch.device("cpu"))  # measured once, not by every fork
     print("ready", flush=True)
     for line in sys.stdin:
