@@ -25,7 +25,10 @@ from typing import Any
 
 from evidence_report import write_report
 
+from coterie.cli.train_data import prepare_tokens
 from coterie.router_config import ROUTER_KINDS, RouterConfig
+from coterie.tokenizer.load import load_tokenizer
+from coterie.train.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
 EXPERTS, TOP_K = 8, 2
@@ -165,6 +168,8 @@ def prepare(runs: Path) -> None:
     (runs / "tokens").mkdir(exist_ok=True)
     if not (runs / "tokenizer").exists() and train(source("sparse"), "--tokenizer", "--out", str(runs)):
         sys.exit("the vocabulary could not be trained")
+    tokenizer = load_tokenizer(runs / "tokenizer")
+    prepare_tokens(read_recipe(source("sparse")).data.files, tokenizer, runs / "tokenizer", runs)
 
 
 def source(base: str) -> Path:
