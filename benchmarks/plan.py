@@ -47,7 +47,7 @@ _TINY = {
     "intermediate_size = 224": "intermediate_size = 32",
     "layers = 6": "layers = 2",
     "vocab_size = 2048": "vocab_size = 512",
-    "sequence = 512": "sequence = 64",
+    "sequence = 512": 'sequence = 64\ndtype = "float32"',
 }
 
 

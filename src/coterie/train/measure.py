@@ -51,7 +51,7 @@ def measure_phases(
             )
 
         guess = rows * sequence * training_operations(config, sequence) / matrix_peak(dtype, device) / _SHARE_OF_PEAK
-        found.append(_samples(config.num_hidden_layers, guess <= each, each, at, fits))
+        found.append(_samples(config.num_hidden_layers, guess <= 2 * seconds, each, at, fits))
     return found
 
 
