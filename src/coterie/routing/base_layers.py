@@ -32,31 +32,53 @@ class BaseRouter(Router):
         return ids_T1, logits_TE.gather(-1, replayed(ids_T1, rows)).sigmoid(), {}
 
 
-def auction(scores_TE: Tensor, precision: float = 1e-3, most: int = 500) -> Tensor:
+def auction(scores_TE: Tensor, precision: float = 1e-2, most: int = 200) -> Tensor:
     """An expert for each token, at most ceil(T / E) each; the sum of their scores is about the largest there is.
 
     Bertsekas' auction for tokens and places (1992): a token without a place bids for the expert that leaves it most
-    after the price, as much as it would lose with its second choice; a full expert keeps its highest bids, and its
-    price is the lowest of those. The sum is within T · precision · range of the best. After `most` rounds whoever is
-    left takes what is free. -> int64 [T].
+    after the price, as much as it would lose with its second choice and a step more; a full expert keeps its highest
+    bids, and its price is the lowest of those. The sum ends within T · precision · range of the best. Where `most`
+    rounds do not do, whoever is left takes what is free. -> int64 [T].
     """
     T, E = scores_TE.shape
     if T == 0 or E == 1:
         return torch.zeros(T, dtype=torch.int64, device=scores_TE.device)
-    scores_TE, room = scores_TE.double(), -(-T // E)
-    step = precision * float(scores_TE.amax() - scores_TE.amin()) + 1e-12
-    owner_T = torch.full((T,), -1, device=scores_TE.device)
-    bid_T = torch.zeros(T, dtype=torch.float64, device=scores_TE.device)
-    price_E = torch.zeros(E, dtype=torch.float64, device=scores_TE.device)
+    room, span = -(-T // E), float(scores_TE.amax() - scores_TE.amin())
+    if span == 0:
+        return torch.arange(T, device=scores_TE.device) // room
+    indifferent_nE = scores_TE.new_zeros(room * E - T, E)  # they take the places that would stay free
+    scores_TE = torch.cat([scores_TE, indifferent_nE]).double()
+    owner_T = _bid(scores_TE, _first_prices(scores_TE, precision * span), precision * span, room, most)
+    return _fill_up(scores_TE, owner_T, room)[:T]
+
+
+def _first_prices(scores_TE: Tensor, step: float, most: int = 8) -> Tensor:
+    """Prices at which demand is about even, so that few are left to bid against each other: float64 [E].
+
+    Demand is a softmax of what each expert leaves a token, ever harder; a price rises with the logarithm of it.
+    """
+    scores_ET = scores_TE.T.contiguous().float()
+    price_E1 = torch.zeros_like(scores_ET[:, :1])
+    for softness in (256, 64, 16, 4, 1):
+        for _ in range(most):
+            demand_E1 = ((scores_ET - price_E1) / (softness * step)).softmax(0).mean(1, keepdim=True)
+            price_E1 = price_E1 + softness * step * (demand_E1 * len(scores_ET)).clamp(min=1e-6).log()
+    return price_E1.squeeze(1).double()
+
+
+def _bid(scores_TE: Tensor, price_E: Tensor, step: float, room: int, most: int) -> Tensor:
+    """Rounds of bids from these prices, which rise in place; -1: no place."""
+    owner_T = torch.full((len(scores_TE),), -1, device=scores_TE.device)
+    bid_T = torch.zeros(len(scores_TE), dtype=torch.float64, device=scores_TE.device)
     for _ in range(most):
         waiting = (owner_T < 0).nonzero().squeeze(1)
         if len(waiting) == 0:
-            return owner_T
+            break
         gain = (scores_TE[waiting] - price_E).topk(2)
         owner_T[waiting] = gain.indices[:, 0]
         bid_T[waiting] = price_E[gain.indices[:, 0]] + gain.values[:, 0] - gain.values[:, 1] + step
         _keep_highest(owner_T, bid_T, price_E, room)
-    return _fill_up(scores_TE, owner_T, room)
+    return owner_T
 
 
 def _keep_highest(owner_T: Tensor, bid_T: Tensor, price_E: Tensor, room: int) -> None:
