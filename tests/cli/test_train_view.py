@@ -10,7 +10,7 @@ from coterie.cli.train_view import TrainView, human_time, status
 
 def record(step: int, **more: Any) -> dict[str, Any]:
     fields = {
-        "step": step, "loss": 2.0, "bits_per_byte": 0.721, "tokens_per_s": 1000.0,
+        "step": step, "loss": 2.0, "balance": 1.1, "bits_per_byte": 0.721, "tokens_per_s": 1000.0,
         "operations_per_s": 5e9, "peak_share": 0.25, "max_vio": 0.5, "entropy": 0.9, "idle": 3,
         "seconds": 2.0 * (step + 1),
     }  # fmt: skip
@@ -28,6 +28,11 @@ def test_the_line_has_everything() -> None:
         "step 10/40  loss 2.000  0.721 bits/byte  1,000 tok/s  5.00 GFLOP/s  25% of peak  MaxVio 0.50  "
         "entropy 0.900  3 idle  60 s left"
     )
+
+
+def test_a_dense_model_has_no_load() -> None:
+    dense = {key: value for key, value in record(9).items() if key != "balance"}
+    assert "MaxVio" not in "  ".join(text for _, text in status([dense], record(0), 40))
 
 
 def test_means_over_the_last_steps() -> None:
@@ -72,7 +77,7 @@ def test_a_terminal_shows_one_line_that_fits(width: int, monkeypatch: pytest.Mon
         view.show(record(0))
         view.show(record(1, valid={"fr": 1.5}))
     plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", out.getvalue())
-    assert plain.count("\n") == 1  # the scores
+    assert plain.count("\n") == 2 and plain.endswith("\n")  # after the scores and the last line
     drawn = [piece for piece in re.split(r"[\r\n]", plain) if piece.startswith("step 2/100")]
-    assert len(drawn) == 1 and len(drawn[0]) < width and ("entropy" in drawn[0]) == (width == 200)
+    assert len(drawn) == 2 and len(drawn[0]) < width and ("entropy" in drawn[0]) == (width == 200)
     assert "left" in drawn[0]

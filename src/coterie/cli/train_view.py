@@ -20,7 +20,7 @@ _SECONDS_BETWEEN = {True: 0.1, False: 10.0}  # redraws on a terminal, lines else
 
 
 class TrainView:
-    """`view.show(record)` after each step; `with` takes the line away at the end."""
+    """`view.show(record)` after each step; at the end of `with` the line stays, or goes where there was an error."""
 
     def __init__(self, steps: int, stream: Any = None):
         from rich.console import Console
@@ -40,7 +40,7 @@ class TrainView:
         self._keep(record)
         is_last = record["step"] + 1 >= self._steps
         if time.monotonic() - self._shown >= _SECONDS_BETWEEN[self._is_live] or is_last:
-            self._draw(status(list(self._recent), self._first, self._steps))
+            self._draw()
             self._shown = time.monotonic()
 
     def clear(self) -> None:
@@ -62,7 +62,9 @@ class TrainView:
         for line in lines:
             self._console.print(line, style="yellow" if line.startswith("alarm") else None, markup=False)
 
-    def _draw(self, parts: list[tuple[int, str]]) -> None:
+    def _draw(self) -> None:
+        assert self._first is not None
+        parts = status(list(self._recent), self._first, self._steps)
         if not self._is_live:
             self._console.print("  ".join(text for _, text in parts), markup=False)
             return
@@ -77,6 +79,9 @@ class TrainView:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.clear()
+        if self._is_live and self._first is not None and error is None:
+            self._draw()  # the last one stays
+            self._console.print()
 
 
 def status(recent: list[dict[str, Any]], first: dict[str, Any], steps: int) -> list[tuple[int, str]]:
@@ -94,10 +99,13 @@ def status(recent: list[dict[str, Any]], first: dict[str, Any], steps: int) -> l
         (4, f"{_harmonic_mean(recent, 'tokens_per_s'):,.0f} tok/s"),
         (6, f"{human_operations(_harmonic_mean(recent, 'operations_per_s'))}/s"),
         (7, f"{_harmonic_mean(recent, 'peak_share'):.0%} of peak"),
-        (5, f"MaxVio {_mean(recent, 'max_vio'):.2f}"),
-        (9, f"entropy {_mean(recent, 'entropy'):.3f}"),
-        (8, f"{last['idle']} idle"),
     ]
+    if "balance" in last:  # the model is sparse
+        parts += [
+            (5, f"MaxVio {_mean(recent, 'max_vio'):.2f}"),
+            (9, f"entropy {_mean(recent, 'entropy'):.3f}"),
+            (8, f"{last['idle']} idle"),
+        ]
     n_timed = last["step"] - first["step"]
     if n_timed and n_done < steps:
         left = (last["seconds"] - first["seconds"]) / n_timed * (steps - n_done)
