@@ -4,6 +4,10 @@ Kept for backward: the rows by expert and gate and up before SwiGLU, which is co
 weight g is <a, d>, with a = silu(gate) · up of the pair and d = downᵀ · grad of its token: exact also where g is 0, and
 no output of an expert is kept for it (SonicMoE, arXiv 2512.14080, section 3). Weights' gradients are written once, in
 slices of one tensor; a `.grad` that is there already takes them in place.
+
+In 16 bits on a CPU torch compiles a product anew for every number of rows that it meets, which takes as long as a
+quarter of the product. There an expert's slices are a little too long, a multiple of 32 rows: what a product writes
+beyond its expert the next expert's overwrites, and in sums over rows the rows beyond are zeros.
 Shapes: T tokens, K slots, E experts, D width, F expert width, N pairs with an expert, n of one expert.
 """
 
@@ -30,11 +34,32 @@ def sparse_ffn_training(
     return y_TD
 
 
-def _slices(counts: list[int]) -> Iterator[tuple[int, slice]]:
-    stop = 0
-    for e, n in enumerate(counts):
-        start, stop = stop, stop + n
-        yield e, slice(start, stop)
+class _Slices:
+    """Where the rows of each expert lie. Example: counts [3, 0, 40] in steps of 32 are the rows 0..32 and 3..67."""
+
+    def __init__(self, counts: list[int], x_TD: Tensor):
+        self.counts = counts
+        self._step = 32 if x_TD.is_cpu and x_TD.element_size() == 2 else 1
+        self.n_rows = sum(counts) + self._step - 1
+        self.most = self._length(max(counts, default=0))
+
+    def _length(self, n: int) -> int:
+        return -(-n // self._step) * self._step
+
+    def __iter__(self) -> Iterator[tuple[int, int, slice, slice]]:
+        """Of each expert that has rows: its number, how many, those rows, and the slice that is a little too long."""
+        start = 0
+        for e, n in enumerate(self.counts):
+            if n:
+                yield e, n, slice(start, start + n), slice(start, start + self._length(n))
+            start += n
+
+    def gather(self, x_TD: Tensor, token_N: Tensor) -> Tensor:
+        """The rows of the pairs, and zeros after them: [n_rows, D]."""
+        x_ND = x_TD.new_empty(self.n_rows, x_TD.shape[1])
+        torch.index_select(x_TD, 0, token_N, out=x_ND[: len(token_N)])
+        x_ND[len(token_N) :].zero_()
+        return x_ND
 
 
 class _SparseFFN(torch.autograd.Function):
@@ -44,16 +69,16 @@ class _SparseFFN(torch.autograd.Function):
     ) -> Tensor:
         (E, D, F), operations = down_EDF.shape, training.operations(x_TD, gate_up_E2FD, down_EDF)
         pairs = operations.sort_pairs(ids_TK, E)
-        x_ND = x_TD.index_select(0, pairs.token_N)
+        slices = _Slices(pairs.counts, x_TD)
+        x_ND = slices.gather(x_TD, pairs.token_N)
         h_N2F, y_ND = x_TD.new_empty(len(x_ND), 2 * F), x_TD.new_empty(len(x_ND), D)
-        a_mF = x_TD.new_empty(max(pairs.counts, default=0), F)
-        for e, rows in _slices(pairs.counts):
-            if pairs.counts[e]:
-                h_n2F, a_nF = h_N2F[rows], a_mF[: pairs.counts[e]]
-                torch.mm(x_ND[rows], gate_up_E2FD[e].t(), out=h_n2F)
-                operations.swiglu(h_n2F, a_nF)
-                torch.mm(a_nF, down_EDF[e].t(), out=y_ND[rows])
-        ctx.counts = pairs.counts
+        a_mF = x_TD.new_empty(slices.most, F)
+        for e, _, _, rows in slices:
+            a_nF = a_mF[: rows.stop - rows.start]
+            torch.mm(x_ND[rows], gate_up_E2FD[e].t(), out=h_N2F[rows])
+            operations.swiglu(h_N2F[rows], a_nF)
+            torch.mm(a_nF, down_EDF[e].t(), out=y_ND[rows])
+        ctx.slices = slices
         ctx.save_for_backward(
             x_ND, h_N2F, weights_TK, pairs.pair_N, pairs.token_N, pairs.place_TK, gate_up_E2FD, down_EDF
         )
@@ -63,25 +88,26 @@ class _SparseFFN(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, h_N2F, weights_TK, pair_N, token_N, place_TK, gate_up_E2FD, down_EDF = ctx.saved_tensors
         operations = training.operations(x_ND, gate_up_E2FD, down_EDF)
-        (N, D), F, most = x_ND.shape, down_EDF.shape[2], max(ctx.counts, default=0)
+        slices, F = ctx.slices, down_EDF.shape[2]
         needs_x, _, _, needs_gate_up, needs_down = ctx.needs_input_grad
-        grad_ND = grads[0].index_select(0, token_N)
+        grad_ND = slices.gather(grads[0], token_N)
         weights_N = weights_TK.reshape(-1).index_select(0, pair_N)
-        grad_x_ND, dots_N = x_ND.new_empty(N if needs_x else 0, D), torch.empty_like(weights_N)
-        grad_a_mF, grad_h_m2F = x_ND.new_empty(most, F), x_ND.new_empty(most, 2 * F)
+        grad_x_ND, dots_N = torch.empty_like(x_ND) if needs_x else x_ND, torch.empty_like(weights_N)
+        grad_a_mF, grad_h_m2F = x_ND.new_empty(slices.most, F), x_ND.new_empty(slices.most, 2 * F)
         gate_up, down = _Gradient(gate_up_E2FD, needs_gate_up), _Gradient(down_EDF, needs_down)
-        for e, rows in _slices(ctx.counts):
-            if not (n := ctx.counts[e]):
-                gate_up.zero(e)
-                down.zero(e)
-                continue
-            grad_nD, grad_a_nF, grad_h_n2F = grad_ND[rows], grad_a_mF[:n], grad_h_m2F[:n]
-            torch.mm(grad_nD, down_EDF[e], out=grad_a_nF)
-            operations.swiglu_backward_(h_N2F[rows], weights_N[rows], grad_a_nF, grad_h_n2F, dots_N[rows])
-            down.product(e, grad_nD.t(), grad_a_nF)  # it holds weight · a now
+        for e, n, own, rows in slices:
+            grad_a_nF, grad_h_n2F = (t[: rows.stop - rows.start] for t in (grad_a_mF, grad_h_m2F))
+            torch.mm(grad_ND[rows], down_EDF[e], out=grad_a_nF)
+            operations.swiglu_backward_(h_N2F[own], weights_N[own], grad_a_nF[:n], grad_h_n2F[:n], dots_N[own])
+            grad_a_nF[n:].zero_()
+            grad_h_n2F[n:].zero_()
+            down.product(e, grad_ND[rows].t(), grad_a_nF)  # it holds weight · a now
             gate_up.product(e, grad_h_n2F.t(), x_ND[rows])
             if needs_x:
                 torch.mm(grad_h_n2F, gate_up_E2FD[e], out=grad_x_ND[rows])
+        for e in (e for e, n in enumerate(slices.counts) if not n):
+            gate_up.zero(e)
+            down.zero(e)
         grad_weights = torch.zeros_like(weights_TK).view(-1).index_copy_(0, pair_N, dots_N).view(weights_TK.shape)
         grad_x_TD = operations.combine(grad_x_ND, place_TK, None) if needs_x else None
         return grad_x_TD, None, grad_weights, gate_up.result, down.result
