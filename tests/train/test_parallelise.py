@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from ranks import meeting, on_ranks, tiny_trainer
+from ranks import TINY, meeting, on_ranks, tiny_trainer
 
+from coterie.config import ModelConfig
+from coterie.errors import RecipeError
 from coterie.train.mesh import Mesh
 from coterie.train.recipe import Balance
 from coterie.train.shards import read_shards
@@ -61,3 +64,75 @@ def test_four_ranks_two_by_two_learn_what_one_learns(tmp_path: Path) -> None:
         train(tmp_path / name(1, 1, options), None, options)
         weights, losses = largest_differences(tmp_path / name(1, 1, options), tmp_path / name(2, 2, options))
         assert weights < 1e-8 and losses < 1e-8, (options, weights, losses)
+
+
+def kinds_of_models() -> dict[str, tuple[ModelConfig, Balance]]:
+    def config(**fields: Any) -> ModelConfig:
+        return ModelConfig.from_fields(TINY.to_fields() | fields, where="test")
+
+    even = Balance(load=0.1, z=0.01)
+    return {
+        "bias": (config(router={"kind": "sigmoid_bias"}), Balance(load=0.0, bias=0.01)),
+        "hash": (config(router={"kind": "hash"}), even),
+        "tied, window": (config(tie_word_embeddings=True, sliding_window=8), even),
+        "dense": (config(num_local_experts=None), even),
+        "soft": (config(router={"kind": "soft"}, num_experts_per_tok=4), even),
+    }
+
+
+def train_kinds(folder: Path, dtype: torch.dtype) -> None:
+    for name, (config, balance) in kinds_of_models().items():
+        with meeting(0, 1 if name in ("dense", "soft") else 2) as mesh:
+            trainer = tiny_trainer(folder / name, mesh, dtype, config=config, balance=balance, steps=4)
+            trainer.run()
+            whole = trainer.whole_model()
+            assert (whole is None) == (mesh.rank == 1)
+            if whole is not None:
+                torch.save(dict(whole.state_dict()), folder / f"{name}.pt")
+
+
+def test_every_kind_of_model_is_divided_and_put_together(tmp_path: Path) -> None:
+    """The soft router mixes the tokens of a sequence, or of a pass: it is not the same when a pass is smaller."""
+    on_ranks(2, train_kinds, tmp_path, torch.float64)
+    for name, (config, balance) in kinds_of_models().items():
+        alone = tiny_trainer(tmp_path / "alone", None, torch.float64, config=config, balance=balance, steps=4)
+        alone.run()
+        whole = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        assert whole.keys() == alone.model.state_dict().keys()
+        for key, tensor in alone.model.state_dict().items():
+            assert whole[key].dtype == tensor.dtype and whole[key].shape == tensor.shape, (name, key)
+            if name != "soft":
+                torch.testing.assert_close(whole[key], tensor, atol=1e-8, rtol=0, msg=f"{name} {key}")
+
+
+def train_bfloat16(folder: Path) -> None:
+    with meeting(1, 2) as mesh:
+        trainer = tiny_trainer(folder, mesh, torch.bfloat16, steps=6)
+        assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+        trainer.run()
+        whole = trainer.whole_model()
+        if whole is not None:
+            assert whole.dtype == torch.bfloat16 and whole.layers[0].feed_forward.router.weight.dtype == torch.float32
+
+
+def test_products_in_bfloat16_masters_and_router_in_float32(tmp_path: Path) -> None:
+    on_ranks(2, train_bfloat16, tmp_path / "two")
+    tiny_trainer(tmp_path / "one", None, torch.bfloat16, steps=6).run()
+    one, two = (
+        [json.loads(line)["loss"] for line in (tmp_path / n / "log.jsonl").read_text().splitlines()]
+        for n in ("one", "two")
+    )
+    assert one == pytest.approx(two, abs=0.03)
+
+
+def refuse(folder: Path) -> None:
+    soft = kinds_of_models()["soft"][0]
+    with meeting(1, 2) as mesh:
+        with pytest.raises(RecipeError, match="the router 'soft' mixes tokens"):
+            tiny_trainer(folder, mesh, config=soft)
+        with pytest.raises(RecipeError, match="a micro-batch has 1 sequence, which 2 ranks"):
+            tiny_trainer(folder, mesh, batch=4, accumulate=4)
+
+
+def test_what_cannot_be_divided_is_refused(tmp_path: Path) -> None:
+    on_ranks(2, refuse, tmp_path)

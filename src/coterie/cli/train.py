@@ -56,7 +56,7 @@ def command(
         prove(recipe, folder, last=plan.train.steps, steps=steps, options=options)
         return
     if ranks and ranks > 1 and not is_rank():
-        start_ranks(context, ranks, is_debug=context.obj.debug)
+        start_ranks(context, plan, ranks, is_debug=context.obj.debug)
     alone = "--tokenizer" if only_tokenizer else "--compare" if kinds is not None else None
     with meet_ranks(plan, alone=alone) as mesh, hold_run_on_first(folder, mesh):
         if fresh and mesh.is_first:

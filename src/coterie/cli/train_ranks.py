@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["hold_run_on_first", "meet_ranks", "start_ranks"]
 
 
-def start_ranks(context: click.Context, n_ranks: int, is_debug: bool) -> None:
+def start_ranks(context: click.Context, plan: "Recipe", n_ranks: int, is_debug: bool) -> None:
     """Run this very command on `n_ranks` ranks to its end, and leave with their exit code."""
     from coterie.train.launch import launch
+    from coterie.train.mesh import mesh_shape
 
+    mesh_shape(plan.parallel.data, plan.parallel.expert, n_ranks)  # a mistake is told before anything is started
     command = [sys.executable, "-m", "coterie", *_again(context), *["--debug"] * is_debug]
     raise click.exceptions.Exit(launch(n_ranks, command))
 

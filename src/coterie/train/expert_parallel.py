@@ -45,13 +45,13 @@ class ExpertParallel(nn.Module):
 
     def forward(self, x_TD: Tensor, routing: Assignment) -> Tensor:
         """As `Experts.forward`."""
-        T, K = routing.ids_TK.shape
+        (T, K), D = routing.ids_TK.shape, x_TD.shape[1]
         pair_N, send, ids_N = self._plan(routing.ids_TK)
         receive = _exchange_counts(send, self.group)
         ids_M = _exchange(ids_N, send, receive, self.group)
         x_MD = _exchange(x_TD.index_select(0, pair_N // K), send, receive, self.group)
         out_ND = _exchange(self._local(x_MD, ids_M), receive, send, self.group)
-        out_TKD = out_ND.new_zeros(T * K, x_TD.shape[1]).index_copy(0, pair_N, out_ND).view(T, K, -1)
+        out_TKD = out_ND.new_zeros(T * K, D).index_copy(0, pair_N, out_ND).view(T, K, D)
         return combine(out_TKD, routing.weights_TK)
 
     def _plan(self, ids_TK: Tensor) -> tuple[Tensor, list[int], Tensor]:

@@ -32,6 +32,11 @@ def parallelise(model: Transformer, mesh: Mesh, compute: torch.dtype) -> Transfo
     """The same model, its parameters (the masters) divided among the ranks of `mesh`; products run in `compute`."""
     if mesh.grid is None or mesh.line is None:
         return model
+    if mesh.expert > 1 and model.config.is_sparse and model.config.router.kind == "soft":
+        raise RecipeError(
+            "[parallel] expert: the router 'soft' mixes tokens and sends none to experts elsewhere; leave expert out, "
+            "and its experts are divided as all else is"
+        )
     for block in model.layers:
         moe = block.feed_forward
         if isinstance(moe, MoE):

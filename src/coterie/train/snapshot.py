@@ -46,7 +46,7 @@ def restore(
 
 def _buffers(model: nn.Module) -> dict[str, Tensor]:
     """Those that are part of the model's state; tables that can be computed again are not."""
-    parameters = {name for name, _ in model.named_parameters()}
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}  # a tied head is one
     return {name: value for name, value in model.state_dict().items() if name not in parameters}
 
 
@@ -65,7 +65,7 @@ def _text_name(file: list[Any]) -> str:
 def require_same_run(meta: dict[str, Any], mine: dict[str, Any], where: Path) -> None:
     """`CheckpointError` that names the first field in which a saved run is not this one.
 
-    Both hold `fields` ({"model": {...}, "steps": ...}) and `data` ([[file, tokens, sha256], ...]); `meta` also its step.
+    Both hold `fields` ({"model": {...}, "steps": ...}) and `data` ([[file, tokens, sha256], ...]); `meta` its step too.
     """
     fields = meta.get("fields")
     if type(meta.get("step")) is not int or not isinstance(meta.get("seconds"), int | float) or not _is_tree(fields):
