@@ -79,6 +79,28 @@ def test_mixtral_from_its_configuration_alone(
     assert {f["bits"] for f in document["fits"][0]["weights"]} == {16, 8, 4}
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "topk"),
+        ({"norm_topk_prob": False}, "topk_all"),
+        ({"model_type": "coterie", "router": {"kind": "sigmoid_bias"}}, "sigmoid_bias"),
+        (
+            {"model_type": "coterie", "router": {"kind": "expert_choice"}},
+            "expert_choice, which looks at later tokens: no text can be generated",
+        ),
+    ],
+)
+def test_the_router(changes: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write(tmp_path / "config.json", MIXTRAL_CONFIG | {"architectures": None} | changes)
+    _, out, _ = inspect(capsys, config)
+    assert said in [
+        line.strip().split("  ")[-1].strip() for line in out.splitlines() if line.strip().startswith("router ")
+    ]
+    _, out, _ = inspect(capsys, config, "--json")
+    assert json.loads(out)["experts"]["router"] == said.split(",")[0]
+
+
 def test_a_window_bounds_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "config.json", {**MIXTRAL_CONFIG, "sliding_window": 512})
     cache = json.loads(inspect(capsys, path, "--json")[1])["cache"]
