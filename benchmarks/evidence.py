@@ -32,7 +32,7 @@ from coterie.train.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
 EXPERTS, TOP_K = 8, 2
-CONTINUED = 1000  # added to the seed of the batches of a second training, so that it does not read the first's again
+CONTINUED = 1000  # added to the seed of the batches of a second training, which does not read the first's again
 Changes = dict[str, dict[str, Any]]
 
 

@@ -16,6 +16,7 @@ from coterie.train.initialise import initialise
 from coterie.train.recipe import read_recipe
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
+STEPS = read_recipe(FOLDER.parent / "recipes" / "evidence" / "sparse.toml").train.steps
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_every_run_is_a_recipe_that_can_be_read(evidence: ModuleType, tmp_path: 
         recipe = evidence.recipe_of(variant, 0, 1.0, tmp_path)
         (tmp_path / "r.toml").write_text(evidence.toml(recipe))
         read = read_recipe(tmp_path / "r.toml")
-        expected = {"sparse-twice": 2, "dense-as-long": 2}.get(variant.name, 1) * 1000
+        expected = {"sparse-twice": 2, "dense-as-long": 2}.get(variant.name, 1) * STEPS
         assert read.train.steps == expected and read.data.tokenizer == str(tmp_path / "tokenizer")
         names.add(variant.name)
     assert len(names) == len(evidence.VARIANTS)
@@ -52,7 +53,7 @@ def test_seeds_and_lengths(evidence: ModuleType, tmp_path: Path) -> None:
     sparse = next(v for v in evidence.VARIANTS if v.name == "sparse")
     recipe = evidence.recipe_of(sparse, 2, 0.1, tmp_path)
     assert recipe["train"]["seed"] == recipe["init"]["seed"] == 2
-    assert recipe["train"]["steps"] == 100 and recipe["train"]["warmup"] == 10
+    assert recipe["train"]["steps"] == STEPS // 10 and recipe["train"]["warmup"] == STEPS // 100
     with pytest.raises(FileNotFoundError):
         evidence.recipe_of(next(v for v in evidence.VARIANTS if v.parent), 0, 1.0, tmp_path)
 
