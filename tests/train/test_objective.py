@@ -7,7 +7,7 @@ import torch
 
 from coterie.config import ModelConfig
 from coterie.model import Transformer
-from coterie.router_config import FIXED_TOP_K, ROUTER_KINDS
+from coterie.router_config import ROUTER_KINDS, RouterConfig
 from coterie.train.initialise import initialise
 from coterie.train.objective import Objective
 from coterie.train.recipe import Balance
@@ -73,7 +73,7 @@ def test_padding_counts_nowhere() -> None:
 @pytest.mark.parametrize("kind", [kind for kind in ROUTER_KINDS if kind != "topk_all"])
 def test_every_router_trains(kind: str) -> None:
     """A few steps of plain descent on one batch lower its loss, and the experts get gradients in every layer."""
-    top_k = {**FIXED_TOP_K, "dense": 4, "soft": 4}.get(kind, 2)
+    top_k = RouterConfig(kind=kind).top_k_for(4, 2)
     made = model(router={"kind": kind}, num_experts_per_tok=top_k, norm_topk_prob=top_k > 1)
     made.train()
     losses = []

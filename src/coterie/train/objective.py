@@ -86,7 +86,7 @@ class Objective:
         if not self._bias_rate:
             return
         for block, counts_E in zip(self._sparse_blocks(), self.counts, strict=True):
-            update_bias(block.feed_forward.router, counts_E, self._bias_rate)
+            update_bias(block.get_submodule("feed_forward.router"), counts_E, self._bias_rate)
 
     def _sparse_blocks(self) -> list[torch.nn.Module]:
         return [block for block in self.model.layers if block.is_sparse]

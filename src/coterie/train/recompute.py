@@ -17,7 +17,7 @@ from coterie.model import Transformer
 from coterie.model.attention import KeyValueCache
 from coterie.model.moe import MoE
 from coterie.model.transformer import Block
-from coterie.routing import Assignment, Rows
+from coterie.routing import Routing, Rows
 
 __all__ = ["RecomputedBlock", "recompute_blocks"]
 
@@ -38,19 +38,19 @@ class RecomputedBlock(Block):
 
     def forward(
         self, x_TD: Tensor, rotary: tuple[Tensor, Tensor], cache: KeyValueCache, rows: Rows | None
-    ) -> tuple[Tensor, Assignment | None]:
+    ) -> tuple[Tensor, Routing | None]:
         if not torch.is_grad_enabled():
             return super().forward(x_TD, rotary, cache, rows)
         plain = super().forward
         run = _Replay(lambda x, rows: plain(x, rotary, cache, rows), rows or Rows())
-        y: tuple[Tensor, Assignment | None] = checkpoint(run, x_TD, use_reentrant=False, preserve_rng_state=False)
+        y: tuple[Tensor, Routing | None] = checkpoint(run, x_TD, use_reentrant=False, preserve_rng_state=False)
         return y
 
 
 class _ReplayedMoE(MoE):
     """Chooses the experts without a graph first, so that both passes of a block record the same operations."""
 
-    def forward(self, x_TD: Tensor, rows: Rows | None) -> tuple[Tensor, Assignment]:
+    def forward(self, x_TD: Tensor, rows: Rows | None) -> tuple[Tensor, Routing]:
         rows = rows or Rows()
         if torch.is_grad_enabled() and rows.replay_ids_TK is None:
             state = _state(rows.generator)
@@ -68,7 +68,7 @@ class _Replay:
         self._ids_TK: Tensor | None = None
         self._is_first = True
 
-    def __call__(self, x_TD: Tensor) -> tuple[Tensor, Assignment | None]:
+    def __call__(self, x_TD: Tensor) -> tuple[Tensor, Routing | None]:
         rows = self._rows
         if not self._is_first:
             rows = replace(rows, generator=_at(rows.generator, self._state), replay_ids_TK=self._ids_TK)
