@@ -10,7 +10,7 @@ __all__ = ["Curve", "line_chart", "ticks"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")  # Okabe and Ito
 _DASHES = ("", "7 4", "2 3")  # when the colours have been used up
-_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 760, 420, 64, 40, 560, 370
+_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 800, 420, 64, 40, 560, 370
 
 
 @dataclass(frozen=True)
