@@ -25,7 +25,7 @@ SAMPLING = {
 def test_all_is_the_sorted_public_names() -> None:
     assert coterie.__all__ == sorted(coterie.__all__)
     assert set(coterie.__all__) == {
-        "Completion", "Delta", "LanguageModel", "ModelConfig", "RoutingTrace", "load",
+        "Completion", "Delta", "LanguageModel", "ModelConfig", "RouterConfig", "RoutingTrace", "load",
         "CoterieError", *(error.__name__ for error in all_errors(CoterieError)),
     }  # fmt: skip
     for name in coterie.__all__:

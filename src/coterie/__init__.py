@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coterie.api import Completion, Delta, LanguageModel, RoutingTrace, load
-    from coterie.config import ModelConfig
+    from coterie.config import ModelConfig, RouterConfig
     from coterie.errors import (
         CheckpointError,
         ConfigError,
@@ -37,6 +37,7 @@ __all__ = [
     "RecipeError",
     "RequestError",
     "ResourceError",
+    "RouterConfig",
     "RoutingTrace",
     "TokenizerError",
     "UnsafeFileError",
@@ -47,6 +48,7 @@ _HOME = {
     "Delta": "coterie.api",
     "LanguageModel": "coterie.api",
     "ModelConfig": "coterie.config",
+    "RouterConfig": "coterie.router_config",
     "RoutingTrace": "coterie.api",
     "load": "coterie.api",
 }
