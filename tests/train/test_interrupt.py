@@ -2,8 +2,10 @@ import signal
 import threading
 
 import pytest
+from ranks import meeting, on_ranks
 
-from coterie.train.interrupt import interrupt_later
+from coterie.train.interrupt import interrupt_later, interrupt_together
+from coterie.train.mesh import Mesh
 
 
 def test_ctrl_c_waits_for_the_end_and_the_handler_comes_back() -> None:
@@ -48,3 +50,27 @@ def test_works_outside_the_main_thread() -> None:
     thread.start()
     thread.join()
     assert done == [1]
+
+
+def test_alone_an_interrupt_is_raised_where_it_arrives() -> None:
+    with pytest.raises(KeyboardInterrupt), interrupt_together(Mesh.single()) as interrupted:
+        interrupted()
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("not reached")
+
+
+def stop_together() -> None:
+    """The signal comes to rank 1 alone; both find it at the same point, and have their handlers back."""
+    with meeting(2, 1) as mesh:
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt), interrupt_together(mesh) as interrupted:
+            interrupted()
+            if mesh.rank == 1:
+                signal.raise_signal(signal.SIGTERM)
+            interrupted()
+            raise AssertionError("not reached")
+        assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_interrupt_of_one_rank_stops_all_at_one_point() -> None:
+    on_ranks(2, stop_together)
