@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from coterie.checkpoint.convert import convert
 
@@ -55,6 +56,17 @@ def test_decode_small(
 def test_mixtral_slice(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     script.main(["--layers", "1", "--scale", "64", "--prompt", "9", "--tokens", "2", "--rounds", "1"])
     assert capsys.readouterr().out.count("ours / best peer") == 2
+
+
+@pytest.mark.parametrize("script", ["train_step"], indirect=True)
+@pytest.mark.parametrize("clock", ["wall", "cpu"])
+def test_train_step(script: ModuleType, clock: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--scale", "8", "--batch", "2", "--length", "16", "--curve", "3", "--rounds", "1", "--clock", clock]
+    script.main([*options, "--threads", str(torch.get_num_threads())])
+    out = capsys.readouterr().out
+    assert out.count("ours / best peer") == 2 and out.count("matrix peak") == 2
+    found = re.search(r"largest difference (\S+)", out)
+    assert found and float(found[1]) < 1e-5
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no posix_fadvise")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.config import ModelConfig
-from coterie.kernels import add, is_native, rotary_tables
+from coterie.kernels import add, rotary_tables
 from coterie.model.attention import Attention, KeyValueCache
 from coterie.model.experts import Experts
 from coterie.model.feedforward import FeedForward
@@ -106,7 +106,7 @@ class Transformer(nn.Module):
         if self.config.router.needs_token_ids and (rows is None or rows.token_ids_T is None):
             rows = replace(rows or Rows(), token_ids_T=ids_T)
         x_TD = self.embed(ids_T)
-        angle_dtype = torch.float32 if is_native(x_TD) else x_TD.dtype
+        angle_dtype = torch.promote_types(x_TD.dtype, torch.float32)
         rotary = rotary_tables(positions_T, self.config.head_dim, self.config.rope_theta, angle_dtype)
         routings = []
         for block in self.layers:
