@@ -60,6 +60,7 @@ def gather(model: Transformer, mesh: Mesh, dtype: torch.dtype) -> Transformer:
     """On rank 0 the whole model in main memory; the others help, and get one without memory for its weights."""
     if mesh.n_ranks == 1:
         return model
+    let_go(model)
     whole = Transformer(model.config, dtype, "cpu" if mesh.is_first else "meta")
     buffers = dict(model.named_buffers())
     with torch.no_grad():
