@@ -47,7 +47,8 @@ void forget_training_threads() {
 void bind_training(nb::module_& m) {
   using K = TrainingKernels;
   m.def("set_team", [](Address f) { team = (Pool::Team)f; });
-  m.def("sort_pairs", [](Address ids, Int T, Int S, Int E, Address pairs, Address tokens, Address places, Address counts) {
+  m.def("sort_pairs", [](Address ids, Int T, Int S, Int E, Address pairs, Address tokens, Address places,
+                         Address counts) {
     return sort_pairs((const int32_t*)ids, T, S, E, (Int*)pairs, (Int*)tokens, (Int*)places, (Int*)counts);
   });
   m.def("swiglu_forward", [](Address h, int type, Int n, Int F, Address out) {
