@@ -106,7 +106,9 @@ def forget(folder: Path) -> None:
     for path in folder.glob("bad-batch-*.json"):
         path.unlink()
     for name in ("checkpoints", "tokenizer", "tokens", "model", "tensorboard"):
-        if (folder / name).exists():
+        if (folder / name).is_symlink():  # to what runs share
+            (folder / name).unlink()
+        elif (folder / name).exists():
             shutil.rmtree(folder / name)
 
 
