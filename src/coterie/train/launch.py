@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from coterie.train.interrupt import interrupt_later
 from coterie.train.mesh import RANK, RANKS, STORE
 
 __all__ = ["LOST", "as_rank", "is_rank", "launch"]
@@ -43,9 +44,10 @@ def launch(n_ranks: int, command: Sequence[str]) -> int:
     Ctrl-C is passed on, and the ranks' own end awaited; a second one ends them at once.
     """
     with tempfile.TemporaryDirectory(prefix="coterie-ranks-") as folder:
-        ranks = [_start(number, n_ranks, command, Path(folder)) for number in range(n_ranks)]
+        ranks: list[_Rank] = []
         try:
-            return _watch(ranks)
+            is_interrupted = _start_all(ranks, n_ranks, command, Path(folder))
+            return _watch(ranks, is_interrupted)
         finally:
             for rank in ranks:
                 rank.process.kill()
@@ -53,6 +55,17 @@ def launch(n_ranks: int, command: Sequence[str]) -> int:
                 rank.said.close()
                 if rank.process.stdin:
                     rank.process.stdin.close()
+
+
+def _start_all(ranks: list[_Rank], n_ranks: int, command: Sequence[str], folder: Path) -> bool:
+    """Whether Ctrl-C came meanwhile: no rank is half started, and so lost, because of it."""
+    try:
+        with interrupt_later():
+            for number in range(n_ranks):
+                ranks.append(_start(number, n_ranks, command, folder))
+    except (KeyboardInterrupt, SystemExit):
+        return True
+    return False
 
 
 def _start(number: int, n_ranks: int, command: Sequence[str], folder: Path) -> _Rank:
@@ -71,9 +84,11 @@ def _start(number: int, n_ranks: int, command: Sequence[str], folder: Path) -> _
     return _Rank(number, process, said)
 
 
-def _watch(ranks: Sequence[_Rank]) -> int:
+def _watch(ranks: Sequence[_Rank], is_interrupted: bool) -> int:
     """Until all have ended, or one has failed and the others had their time."""
-    deadline, is_interrupted = float("inf"), False
+    deadline = float("inf")
+    if is_interrupted:
+        _interrupt(ranks)
     while any(rank.process.poll() is None for rank in ranks) and time.monotonic() < deadline:
         try:
             time.sleep(0.05)
@@ -81,8 +96,7 @@ def _watch(ranks: Sequence[_Rank]) -> int:
             if is_interrupted:
                 raise
             is_interrupted = True
-            for rank in ranks:
-                rank.process.send_signal(signal.SIGINT)
+            _interrupt(ranks)
         if deadline == float("inf") and any(rank.process.poll() for rank in ranks):
             deadline = time.monotonic() + _GRACE
     if is_interrupted:
@@ -90,6 +104,11 @@ def _watch(ranks: Sequence[_Rank]) -> int:
     failed = [rank for rank in ranks if rank.process.poll()]
     guilty = [rank for rank in failed if rank.process.returncode != LOST] or failed
     return _last_words(guilty[0]) if guilty else 0
+
+
+def _interrupt(ranks: Sequence[_Rank]) -> None:
+    for rank in ranks:
+        rank.process.send_signal(signal.SIGINT)
 
 
 def _last_words(rank: _Rank) -> int:
