@@ -54,7 +54,7 @@ class TrainView:
     def _keep(self, record: dict[str, Any]) -> None:
         """Lines that stay."""
         lines = [f"alarm: {sentence}" for sentence in record.get("alarms", [])]
-        if "valid" in record:
+        if record.get("valid"):
             scores = "  ".join(f"{name} {value:.3f}" for name, value in record["valid"].items())
             lines.append(f"step {record['step'] + 1}, bits per byte: {scores}")
         if lines:
