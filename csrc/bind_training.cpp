@@ -82,6 +82,16 @@ void bind_training(nb::module_& m) {
   m.def("softmax_backward", [](Address probabilities, Address grad, int type, Int N, Int r, Int n, Int C) {
     run(&K::softmax_backward, {at(probabilities), at(grad), (Type)type, N, r, n, C});
   });
+  m.def("causal_forward", [](Address qkv, int type, Int B, Int S, Int H, Int G, Int P, Address cos, Address sin,
+                             Address documents, Address out, Address logs) {
+    run(&K::causal_forward, {at(qkv), (Type)type, B, S, H, G, P, (const float*)cos, (const float*)sin,
+                             (const float*)documents, at(out), (float*)logs, nullptr, nullptr});
+  });
+  m.def("causal_backward", [](Address qkv, int type, Int B, Int S, Int H, Int G, Int P, Address cos, Address sin,
+                              Address documents, Address out, Address logs, Address grad, Address grad_qkv) {
+    run(&K::causal_backward, {at(qkv), (Type)type, B, S, H, G, P, (const float*)cos, (const float*)sin,
+                              (const float*)documents, at(out), (float*)logs, at(grad), at(grad_qkv)});
+  });
   m.def("cross_entropy", [](Address logits, int type, Int T, Int V, Address targets, Address losses) {
     run(&K::cross_entropy, {at(logits), (Type)type, T, V, (const Int*)targets, (float*)losses});
   });

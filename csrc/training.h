@@ -84,6 +84,21 @@ struct SoftmaxBackwardCall {
   Type type;
   int64_t N, r, n, C;
 };
+// Causal self-attention of qkv [B·S, H + 2G, P], whose queries and keys are turned by cos, sin [B·S, P]; documents as
+// above, with S of a sequence. Forward: out [B·S, H, P] and logs [B, H, S], log2 of the sum of 2^(score · log2(e)).
+// Backward: from those and grad [B·S, H, P] of out, grad_qkv. P is even and at most 256.
+struct CausalCall {
+  const void* qkv;
+  Type type;
+  int64_t B, S, H, G, P;
+  const float* cos;
+  const float* sin;
+  const float* documents;
+  void* out;
+  float* logs;
+  const void* grad;
+  void* grad_qkv;
+};
 // logits [T, V] become their gradient, softmax - onehot; losses [T]; a target below 0: both 0
 struct CrossEntropyCall {
   void* logits;
@@ -122,6 +137,8 @@ struct TrainingKernels {  // one table an instruction set
   void (*heads)(Pool&, const HeadsCall&);
   void (*softmax)(Pool&, const SoftmaxCall&);
   void (*softmax_backward)(Pool&, const SoftmaxBackwardCall&);
+  void (*causal_forward)(Pool&, const CausalCall&);
+  void (*causal_backward)(Pool&, const CausalCall&);
   void (*cross_entropy)(Pool&, const CrossEntropyCall&);
   void (*adam)(Pool&, const AdamCall&);
   void (*square_sum)(Pool&, const SquareSumCall&);

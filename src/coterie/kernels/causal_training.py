@@ -1,7 +1,9 @@
-"""Causal attention with gradients: heads split and turned, then products as batched matmuls over blocks of queries.
+"""Causal attention with gradients, on qkv as it comes from its projection: queries and keys are turned here.
 
-A block of queries meets only the keys up to its own end. The probabilities are kept for backward: B·H·S²·5/8 numbers
-of the inputs' type a layer, for four blocks. Scores are rounded to that type too; softmax sums in float32.
+On a CPU the native kernels of `csrc/training_attention.h` (arXiv 2205.14135): no scores are kept. Elsewhere, and in
+float64, the heads are split and turned, then products are batched matmuls over blocks of queries: a block meets only
+the keys up to its own end, and the probabilities are kept for backward, B·H·S²·5/8 numbers of the inputs' type a layer
+for four blocks. There scores are rounded to that type too; softmax sums in float32.
 Shapes: T = B·S rows of B sequences, H query heads, G key heads, r = H/G, P head width, n queries of a block, C keys.
 """
 
@@ -31,8 +33,32 @@ def causal_self_attention(
     if documents_BS is not None:
         _, numbers = torch.unique(documents_BS, return_inverse=True)
         documents_BS = numbers.view(n_sequences, T // n_sequences).float()
-    y: Tensor = _CausalSelfAttention.apply(qkv, cos, sin, n_sequences, n_kv_heads, documents_BS)  # type: ignore[no-untyped-call]
+    is_native = training.has_causal_attention(qkv, n_kv_heads)
+    function = _Native if is_native else _Batched
+    y: Tensor = function.apply(qkv, cos, sin, n_sequences, n_kv_heads, documents_BS)  # type: ignore[no-untyped-call]
     return y
+
+
+class _Native(torch.autograd.Function):
+    """Besides the inputs only the output and a number a query are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, B: int, G: int, documents_BS: Tensor | None) -> Tensor:
+        qkv = qkv.contiguous()
+        out, logs_BHS = training.causal_attention(qkv, (cos, sin), B, G, documents_BS)
+        y = out.flatten(1)
+        ctx.save_for_backward(qkv, cos, sin, documents_BS, y, logs_BHS)
+        ctx.n_kv_heads = G
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        qkv, cos, sin, documents_BS, y, logs_BHS = ctx.saved_tensors
+        out, grad = (t.unflatten(1, (-1, qkv.shape[2])) for t in (y, grads[0]))
+        grad_qkv = training.causal_attention_backward(
+            qkv, (cos, sin), ctx.n_kv_heads, documents_BS, out, logs_BHS, grad
+        )
+        return grad_qkv, None, None, None, None, None
 
 
 def _blocks(S: int) -> list[tuple[int, int]]:
@@ -40,7 +66,7 @@ def _blocks(S: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, S)) for start in range(0, S, size)]
 
 
-class _CausalSelfAttention(torch.autograd.Function):
+class _Batched(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, B: int, G: int, documents_BS: Tensor | None) -> Tensor:
         operations = training.operations(qkv)

@@ -1,8 +1,8 @@
 """The native kernels of training (`csrc/training.h`) as functions on tensors; `training_reference` is their twin.
 
-Matrix products stay torch's; these take what lies between them. They run on torch's own threads where those can be
-had, since two sets of threads that wait in turn for work would keep each other from the cores. A result has the same
-bits with any number of threads.
+The large matrix products stay torch's; these take what lies between them, and attention. They run on torch's own
+threads where those can be had, since two sets of threads that wait in turn for work would keep each other from the
+cores. A result has the same bits with any number of threads.
 Shapes: n pairs (token, slot) sorted by expert, N of them in all; T tokens, K slots, E experts, D width, F expert width,
 B sequences, S positions, H query heads, G key heads, r = H/G, P head width, C keys, V vocabulary.
 """
@@ -24,8 +24,11 @@ __all__ = [
     "AdamSettings",
     "Pairs",
     "adam_",
+    "causal_attention",
+    "causal_attention_backward",
     "combine",
     "cross_entropy_",
+    "has_causal_attention",
     "is_usable",
     "merge_heads",
     "operations",
@@ -41,6 +44,7 @@ __all__ = [
 ]
 
 _TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+_WIDEST_HEAD = 256  # of the causal kernels
 
 
 def is_usable(*tensors: Tensor) -> bool:
@@ -191,6 +195,52 @@ def softmax_backward_(probabilities_NrnC: Tensor, grad_NrnC: Tensor) -> None:
     assert grad_NrnC.shape == probabilities_NrnC.shape and grad_NrnC.dtype == probabilities_NrnC.dtype
     assert grad_NrnC.is_contiguous() and probabilities_NrnC.is_contiguous()
     _module().softmax_backward(probabilities_NrnC.data_ptr(), grad_NrnC.data_ptr(), _TYPES[grad_NrnC.dtype], N, r, n, C)
+
+
+def has_causal_attention(qkv: Tensor, n_kv_heads: int) -> bool:
+    """Whether `causal_attention` takes qkv [T, H + 2G, P]; modules built by an older version have no such kernel."""
+    _, n_heads, P = qkv.shape
+    fits = P % 2 == 0 and 0 < P <= _WIDEST_HEAD and n_heads % n_kv_heads == 0 and qkv.numel() > 0
+    return fits and is_usable(qkv) and hasattr(cpu.module(), "causal_backward")
+
+
+def causal_attention(
+    qkv: Tensor, rotary: tuple[Tensor, Tensor], B: int, G: int, documents_BS: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """qkv [T, H + 2G, P], not yet turned -> [T, H, P], and log2 Σ exp(score) of each query, float32 [B, H, S].
+
+    `documents_BS` numbers the documents as floats, exactly.
+    """
+    H = qkv.shape[1] - 2 * G
+    out = qkv.new_empty(len(qkv), H, qkv.shape[2])
+    logs_BHS = torch.empty(B, H, len(qkv) // B)
+    _module().causal_forward(*_causal(qkv, rotary, B, G, documents_BS), out.data_ptr(), logs_BHS.data_ptr())
+    return out, logs_BHS
+
+
+def causal_attention_backward(
+    qkv: Tensor, rotary: tuple[Tensor, Tensor], G: int, documents_BS: Tensor | None, out: Tensor, logs_BHS: Tensor,
+    grad: Tensor,
+) -> Tensor:  # fmt: skip
+    """The gradient of qkv from that of `out` and what `causal_attention` returned."""
+    grad, grad_qkv = grad.contiguous(), torch.empty_like(qkv)
+    assert grad.shape == out.shape and grad.dtype == out.dtype == qkv.dtype and out.is_contiguous()
+    _module().causal_backward(
+        *_causal(qkv, rotary, len(logs_BHS), G, documents_BS), out.data_ptr(), logs_BHS.data_ptr(), grad.data_ptr(),
+        grad_qkv.data_ptr(),
+    )  # fmt: skip
+    return grad_qkv
+
+
+def _causal(qkv: Tensor, rotary: tuple[Tensor, Tensor], B: int, G: int, documents_BS: Tensor | None) -> tuple[int, ...]:
+    T, n_heads, P = qkv.shape
+    assert qkv.is_contiguous() and T % B == 0 and (n_heads - 2 * G) % G == 0 and P % 2 == 0 and P <= _WIDEST_HEAD
+    assert all(t.dtype == torch.float32 and t.is_contiguous() and t.numel() == T * P for t in rotary)
+    assert documents_BS is None or (documents_BS.dtype == torch.float32 and documents_BS.is_contiguous())
+    assert documents_BS is None or documents_BS.shape == (B, T // B)
+    cos, sin = (t.data_ptr() for t in rotary)
+    documents = 0 if documents_BS is None else documents_BS.data_ptr()
+    return (qkv.data_ptr(), _TYPES[qkv.dtype], B, T // B, n_heads - 2 * G, G, P, cos, sin, documents)
 
 
 def cross_entropy_(logits_nV: Tensor, target_n: Tensor) -> Tensor:
