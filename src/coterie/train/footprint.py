@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from coterie.config import ModelConfig
+from coterie.kernels.training import has_causal_attention
 from coterie.model import Transformer
 from coterie.train.initialise import muon_matrices
 from coterie.train.recipe import Train
@@ -104,7 +105,7 @@ def _layer(c: ModelConfig, b: int, rows: int, sequence: int, device: str) -> Act
     query, keys = c.num_attention_heads * c.head_dim, 2 * c.num_key_value_heads * c.head_dim
     attention = T * (query + keys + query) * b  # turned queries and keys, values, the input of the output product
     if device == "cpu":
-        attention += _probabilities(c, rows, sequence) * b
+        attention += _weights(c, b, rows, sequence)
     if c.is_sparse:  # gate and up of each pair, and its output; the rows, and the router's in float32
         experts, kept = T * K * (2 * F + D) * b + T * D * (b if b == 4 else b + 4), 3
     else:  # gate and up, silu(gate), the product
@@ -112,12 +113,16 @@ def _layer(c: ModelConfig, b: int, rows: int, sequence: int, device: str) -> Act
     return Activations(attention=attention, experts=experts, norms=kept * T * D * b, loss=0)
 
 
-def _probabilities(c: ModelConfig, rows: int, sequence: int) -> int:
-    """Kept by attention on a CPU: every block of queries with the keys up to its own end."""
+def _weights(c: ModelConfig, b: int, rows: int, sequence: int) -> int:
+    """Of the weights of attention on a CPU: the native kernel keeps a number a query, torch every block with its keys."""
+    H, G = c.num_attention_heads, c.num_key_value_heads
+    dtype = torch.float32 if b == 4 else torch.bfloat16
+    if has_causal_attention(torch.empty(1, H + 2 * G, c.head_dim, dtype=dtype), G):
+        return rows * sequence * H * 4
     size = max(_CAUSAL_BLOCK, -(-sequence // _MOST_BLOCKS))
     ends = [min(start + size, sequence) for start in range(0, sequence, size)]
     seen = sum((end - start) * end for start, end in zip([0, *ends], ends, strict=False))
-    return rows * c.num_attention_heads * seen
+    return rows * H * seen * b
 
 
 def footprint(
