@@ -21,8 +21,8 @@ import coterie
 from coterie.checkpoint.convert import convert
 from coterie.checkpoint.verify import write_manifest
 from coterie.eval.perplexity import score_tokens
-from coterie.train.texts import read_texts
 from coterie.train.recipe import read_recipe
+from coterie.train.texts import read_texts
 
 TYPE, WINDOWS, LENGTH = "int8", 16, 2048
 LANGUAGES = {"en": "English", "fr": "French", "de": "German", "es": "Spanish", "it": "Italian", "python": "Python"}

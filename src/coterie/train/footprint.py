@@ -114,7 +114,7 @@ def _layer(c: ModelConfig, b: int, rows: int, sequence: int, device: str) -> Act
 
 
 def _weights(c: ModelConfig, b: int, rows: int, sequence: int) -> int:
-    """Of the weights of attention on a CPU: the native kernel keeps a number a query, torch every block with its keys."""
+    """Of the weights of attention on a CPU: natively a number a query is kept, by torch every block with its keys."""
     H, G = c.num_attention_heads, c.num_key_value_heads
     dtype = torch.float32 if b == 4 else torch.bfloat16
     if has_causal_attention(torch.empty(1, H + 2 * G, c.head_dim, dtype=dtype), G):
