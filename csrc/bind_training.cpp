@@ -71,17 +71,6 @@ void bind_training(nb::module_& m) {
     run(&K::norm_backward, {at(x), (Type)type, T, D, at(weight), (const float*)inverse, at(grad), at(grad_x),
                             (float*)grad_weight});
   });
-  m.def("heads", [](Address rows, int type, Int B, Int S, Int n, Int P, Int row_width, Address cos, Address sin,
-                    float scale, Address heads, bool is_back) {
-    run(&K::heads, {at(rows), (Type)type, B, S, n, P, row_width, (const float*)cos, (const float*)sin, scale,
-                    at(heads), is_back});
-  });
-  m.def("softmax", [](Address scores, int type, Int N, Int r, Int n, Int C, Address documents, Int B, Int stride) {
-    run(&K::softmax, {at(scores), (Type)type, N, r, n, C, (const float*)documents, B, stride});
-  });
-  m.def("softmax_backward", [](Address probabilities, Address grad, int type, Int N, Int r, Int n, Int C) {
-    run(&K::softmax_backward, {at(probabilities), at(grad), (Type)type, N, r, n, C});
-  });
   m.def("causal_forward", [](Address qkv, int type, Int B, Int S, Int H, Int G, Int P, Address cos, Address sin,
                              Address documents, Address out, Address logs) {
     run(&K::causal_forward, {at(qkv), (Type)type, B, S, H, G, P, (const float*)cos, (const float*)sin,

@@ -15,8 +15,7 @@ extern const Kernels JOINED(kernels_, COTERIE_ISA) = {
 };
 extern const TrainingKernels JOINED(training_, COTERIE_ISA) = {
     &COTERIE_ISA::swiglu_forward,   &COTERIE_ISA::swiglu_backward, &COTERIE_ISA::combine, &COTERIE_ISA::norm_forward,
-    &COTERIE_ISA::norm_backward,    &COTERIE_ISA::heads,           &COTERIE_ISA::softmax,
-    &COTERIE_ISA::softmax_backward, &COTERIE_ISA::causal_forward,  &COTERIE_ISA::causal_backward,
+    &COTERIE_ISA::norm_backward,    &COTERIE_ISA::causal_forward,  &COTERIE_ISA::causal_backward,
     &COTERIE_ISA::cross_entropy,    &COTERIE_ISA::adam,            &COTERIE_ISA::square_sum,
 };
 

@@ -56,36 +56,8 @@ struct NormBackwardCall {
   void* grad_x;
   float* grad_weight;
 };
-// Heads of rows [B·S, row_width], n of them of width P from column 0 on, to heads [B, n, S, P]: turned by cos, sin
-// [B·S, P] (null: not), times `scale`. Back: from heads to rows, by the transposed turn.
-struct HeadsCall {
-  void* rows;
-  Type type;
-  int64_t B, S, n, P, row_width;
-  const float* cos;
-  const float* sin;
-  float scale;
-  void* heads;
-  bool is_back;
-};
-// Scores [N, r, n, C] of n queries from position C - n on become probabilities: key j of query i counts where j <= i
-// and, if there are documents [B, C_all] (numbered as floats), both are of one; sequence b has N / B of the N.
-struct SoftmaxCall {
-  void* scores;
-  Type type;
-  int64_t N, r, n, C;
-  const float* documents;
-  int64_t B, document_stride;
-};
-// grad [N, r, n, C] of probabilities becomes that of the scores
-struct SoftmaxBackwardCall {
-  const void* probabilities;
-  void* grad;
-  Type type;
-  int64_t N, r, n, C;
-};
-// Causal self-attention of qkv [B·S, H + 2G, P], whose queries and keys are turned by cos, sin [B·S, P]; documents as
-// above, with S of a sequence. Forward: out [B·S, H, P] and logs [B, H, S], log2 of the sum of 2^(score · log2(e)).
+// Causal self-attention of qkv [B·S, H + 2G, P], whose queries and keys are turned by cos, sin [B·S, P]. If there
+// are documents [B, S] (numbered as floats), key j of query i counts where both are of one. Forward: out [B·S, H, P] and logs [B, H, S], log2 of the sum of 2^(score · log2(e)).
 // Backward: from those and grad [B·S, H, P] of out, grad_qkv. P is even and at most 256.
 struct CausalCall {
   const void* qkv;
@@ -134,9 +106,6 @@ struct TrainingKernels {  // one table an instruction set
   void (*combine)(Pool&, const CombineCall&);
   void (*norm_forward)(Pool&, const NormForwardCall&);
   void (*norm_backward)(Pool&, const NormBackwardCall&);
-  void (*heads)(Pool&, const HeadsCall&);
-  void (*softmax)(Pool&, const SoftmaxCall&);
-  void (*softmax_backward)(Pool&, const SoftmaxBackwardCall&);
   void (*causal_forward)(Pool&, const CausalCall&);
   void (*causal_backward)(Pool&, const CausalCall&);
   void (*cross_entropy)(Pool&, const CrossEntropyCall&);

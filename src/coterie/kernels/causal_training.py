@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.kernels import training
+from coterie.kernels import training, training_reference
 
 __all__ = ["causal_self_attention"]
 
@@ -69,33 +69,31 @@ def _blocks(S: int) -> list[tuple[int, int]]:
 class _Batched(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, B: int, G: int, documents_BS: Tensor | None) -> Tensor:
-        operations = training.operations(qkv)
         T, n_heads, P = qkv.shape
         S, H = T // B, n_heads - 2 * G
         q_rows, k_rows, v_rows = torch.split(qkv.view(B, S, n_heads, P), [H, G, G], 2)
-        q = operations.split_heads(q_rows, (cos, sin), P**-0.5).view(B * G, H // G, S, P)
-        k = operations.split_heads(k_rows, (cos, sin), 1.0).view(B * G, S, P)
-        v = operations.split_heads(v_rows, None, 1.0).view(B * G, S, P)
+        q = training_reference.split_heads(q_rows, (cos, sin), P**-0.5).view(B * G, H // G, S, P)
+        k = training_reference.split_heads(k_rows, (cos, sin), 1.0).view(B * G, S, P)
+        v = training_reference.split_heads(v_rows, None, 1.0).view(B * G, S, P)
         out = torch.empty_like(q)
         probabilities = []
         for start, stop in _blocks(S):
             q_block = q[:, :, start:stop]
             p = torch.bmm(q_block.flatten(1, 2), k[:, :stop].mT).view(*q_block.shape[:3], stop)
-            operations.softmax_(p, documents_BS)
+            training_reference.softmax_(p, documents_BS)
             out[:, :, start:stop] = torch.bmm(p.flatten(1, 2), v[:, :stop]).view_as(q_block)
             probabilities.append(p)
         ctx.save_for_backward(cos, sin, q, k, v, *probabilities)
         ctx.sizes = (B, S, H, G, P)
         y = qkv.new_empty(B, S, H, P)
-        operations.merge_heads(out.view(B, H, S, P), None, 1.0, y)
+        training_reference.merge_heads(out.view(B, H, S, P), None, 1.0, y)
         return y.view(T, H * P)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         cos, sin, q, k, v, *probabilities = ctx.saved_tensors
         B, S, H, G, P = ctx.sizes
-        operations = training.operations(q, grads[0])
-        grad = operations.split_heads(grads[0].contiguous().view(B, S, H, P), None, 1.0).view_as(q)
+        grad = training_reference.split_heads(grads[0].contiguous().view(B, S, H, P), None, 1.0).view_as(q)
         grad_q = torch.empty_like(q)
         wide = torch.promote_types(k.dtype, torch.float32)
         grad_k, grad_v = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
@@ -103,13 +101,13 @@ class _Batched(torch.autograd.Function):
             q_block, grad_block = (x[:, :, start:stop].flatten(1, 2) for x in (q, grad))
             grad_v[:, :stop] += torch.bmm(p.flatten(1, 2).mT, grad_block)
             grad_p = torch.bmm(grad_block, v[:, :stop].mT).view_as(p)
-            operations.softmax_backward_(p, grad_p)
+            training_reference.softmax_backward_(p, grad_p)
             grad_scores = grad_p.flatten(1, 2)
             grad_q[:, :, start:stop] = torch.bmm(grad_scores, k[:, :stop]).view_as(q[:, :, start:stop])
             grad_k[:, :stop] += torch.bmm(grad_scores.mT, q_block)
         grad_qkv = q.new_empty(B, S, H + 2 * G, P)
         q_rows, k_rows, v_rows = torch.split(grad_qkv, [H, G, G], 2)
-        operations.merge_heads(grad_q.view(B, H, S, P), (cos, sin), P**-0.5, q_rows)
-        operations.merge_heads(grad_k.to(k.dtype).view(B, G, S, P), (cos, sin), 1.0, k_rows)
-        operations.merge_heads(grad_v.to(v.dtype).view(B, G, S, P), None, 1.0, v_rows)
+        training_reference.merge_heads(grad_q.view(B, H, S, P), (cos, sin), P**-0.5, q_rows)
+        training_reference.merge_heads(grad_k.to(k.dtype).view(B, G, S, P), (cos, sin), 1.0, k_rows)
+        training_reference.merge_heads(grad_v.to(v.dtype).view(B, G, S, P), None, 1.0, v_rows)
         return grad_qkv.view(B * S, H + 2 * G, P), None, None, None, None, None

@@ -30,14 +30,10 @@ __all__ = [
     "cross_entropy_",
     "has_causal_attention",
     "is_usable",
-    "merge_heads",
     "operations",
     "rms_norm",
     "rms_norm_backward",
-    "softmax_",
-    "softmax_backward_",
     "sort_pairs",
-    "split_heads",
     "square_sum",
     "swiglu",
     "swiglu_backward_",
@@ -147,61 +143,11 @@ def rms_norm_backward(x_TD: Tensor, weight_D: Tensor, inverse_T: Tensor, grad_TD
     return grad_x_TD, grad_D.to(weight_D.dtype)
 
 
-def split_heads(rows_BSnP: Tensor, rotary: tuple[Tensor, Tensor] | None, scale: float) -> Tensor:
-    """Some heads of all rows, turned by cos and sin (float32 [T, 1, P]) and scaled -> [B, n, S, P]."""
-    B, S, n, P = rows_BSnP.shape
-    heads = rows_BSnP.new_empty(B, n, S, P)
-    _heads(rows_BSnP, rotary, scale, heads, False)
-    return heads
-
-
-def merge_heads(heads_BnSP: Tensor, rotary: tuple[Tensor, Tensor] | None, scale: float, rows_BSnP: Tensor) -> None:
-    """The transpose of `split_heads`, into some heads of all rows."""
-    _heads(rows_BSnP, rotary, scale, heads_BnSP, True)
-
-
-def _heads(rows: Tensor, rotary: tuple[Tensor, Tensor] | None, scale: float, heads: Tensor, is_back: bool) -> None:
-    B, S, n, P = rows.shape
-    width = rows.stride(1)
-    assert rows.stride()[2:] == (P, 1) and (B == 1 or rows.stride(0) == S * width) and rows.dtype == heads.dtype
-    assert heads.shape == (B, n, S, P) and heads.is_contiguous() and P % 2 == 0
-    assert rotary is None or all(
-        t.dtype == torch.float32 and t.is_contiguous() and t.numel() == B * S * P for t in rotary
-    )
-    cos, sin = (0, 0) if rotary is None else (t.data_ptr() for t in rotary)
-    _module().heads(
-        rows.data_ptr(), _TYPES[rows.dtype], B, S, n, P, width, cos, sin, scale, heads.data_ptr(), is_back
-    )  # fmt: skip
-
-
-def softmax_(scores_NrnC: Tensor, documents_BS: Tensor | None) -> None:
-    """Causal, for the queries of the last n of C positions, each over the keys of its own document.
-
-    N = B·G; `documents_BS` numbers the documents as floats, exactly.
-    """
-    N, r, n, C = scores_NrnC.shape
-    assert scores_NrnC.is_contiguous() and n <= C
-    B, S = (1, C) if documents_BS is None else documents_BS.shape
-    assert documents_BS is None or (documents_BS.dtype == torch.float32 and documents_BS.is_contiguous() and C <= S)
-    _module().softmax(
-        scores_NrnC.data_ptr(), _TYPES[scores_NrnC.dtype], N, r, n, C,
-        0 if documents_BS is None else documents_BS.data_ptr(), B, S,
-    )  # fmt: skip
-
-
-def softmax_backward_(probabilities_NrnC: Tensor, grad_NrnC: Tensor) -> None:
-    """The gradient of probabilities becomes that of their scores."""
-    N, r, n, C = probabilities_NrnC.shape
-    assert grad_NrnC.shape == probabilities_NrnC.shape and grad_NrnC.dtype == probabilities_NrnC.dtype
-    assert grad_NrnC.is_contiguous() and probabilities_NrnC.is_contiguous()
-    _module().softmax_backward(probabilities_NrnC.data_ptr(), grad_NrnC.data_ptr(), _TYPES[grad_NrnC.dtype], N, r, n, C)
-
-
 def has_causal_attention(qkv: Tensor, n_kv_heads: int) -> bool:
-    """Whether `causal_attention` takes qkv [T, H + 2G, P]; modules built by an older version have no such kernel."""
+    """Whether `causal_attention` takes qkv [T, H + 2G, P]."""
     _, n_heads, P = qkv.shape
     fits = P % 2 == 0 and 0 < P <= _WIDEST_HEAD and n_heads % n_kv_heads == 0 and qkv.numel() > 0
-    return fits and is_usable(qkv) and hasattr(cpu.module(), "causal_backward")
+    return fits and is_usable(qkv)
 
 
 def causal_attention(
