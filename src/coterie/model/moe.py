@@ -20,10 +20,14 @@ class MoE(nn.Module):
 
     def forward(self, x_TD: Tensor, rows: Rows | None) -> tuple[Tensor, Routing]:
         normed_TD = self.norm(x_TD)
-        routing: Routing = self.router(normed_TD, rows)
+        routing = self.route(normed_TD, rows)
         if isinstance(routing, Mixture):
             return _through_slots(self.experts, normed_TD, routing), routing
         return self.experts(normed_TD, routing), routing
+
+    def route(self, normed_TD: Tensor, rows: Rows | None) -> Routing:
+        routing: Routing = self.router(normed_TD, rows)
+        return routing
 
 
 def _through_slots(experts: nn.Module, x_TD: Tensor, mixture: Mixture) -> Tensor:

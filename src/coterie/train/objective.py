@@ -77,9 +77,11 @@ class Objective:
 
     def measures(self) -> dict[str, float]:
         """The mean of each loss over the step; "balance_exact" is that of all its tokens at once."""
-        sums = {name: float(self._reduce(value)) for name, value in self._sums.items()}
+        values = self._reduce(torch.stack(list(self._sums.values()))).tolist()
         exact = self._balance.exact()
-        return sums | ({"balance_exact": sum(exact) / len(exact)} if exact else {})
+        return dict(zip(self._sums, values, strict=True)) | (
+            {"balance_exact": sum(exact) / len(exact)} if exact else {}
+        )
 
     def after_update(self) -> None:
         """Once per optimizer step: the bias of routers that are balanced by one follows the load of the step."""

@@ -50,14 +50,14 @@ class RecomputedBlock(Block):
 class _ReplayedMoE(MoE):
     """Chooses the experts without a graph first, so that both passes of a block record the same operations."""
 
-    def forward(self, x_TD: Tensor, rows: Rows | None) -> tuple[Tensor, Routing]:
+    def route(self, normed_TD: Tensor, rows: Rows | None) -> Routing:
         rows = rows or Rows()
         if torch.is_grad_enabled() and rows.replay_ids_TK is None:
             state = _state(rows.generator)
             with torch.no_grad():
-                ids_TK = getattr(self.router(self.norm(x_TD), rows), "ids_TK", None)
+                ids_TK = getattr(super().route(normed_TD, rows), "ids_TK", None)
             rows = replace(rows, generator=_at(rows.generator, state), replay_ids_TK=ids_TK)
-        return super().forward(x_TD, rows)
+        return super().route(normed_TD, rows)
 
 
 class _Replay:
