@@ -19,7 +19,7 @@ from torch import Tensor
 
 from coterie.kernels import training
 
-__all__ = ["sparse_ffn_training"]
+__all__ = ["slice_step", "sparse_ffn_training"]
 
 
 def sparse_ffn_training(
@@ -34,12 +34,17 @@ def sparse_ffn_training(
     return y_TD
 
 
+def slice_step(x: Tensor) -> int:
+    """The slices of experts are multiples of so many rows."""
+    return 32 if x.is_cpu and x.element_size() == 2 else 1
+
+
 class _Slices:
     """Where the rows of each expert lie. Example: counts [3, 0, 40] in steps of 32 are the rows 0..32 and 3..67."""
 
     def __init__(self, counts: list[int], x_TD: Tensor):
         self.counts = counts
-        self._step = 32 if x_TD.is_cpu and x_TD.element_size() == 2 else 1
+        self._step = slice_step(x_TD)
         self.n_rows = sum(counts) + self._step - 1
         self.most = self._length(max(counts, default=0))
 

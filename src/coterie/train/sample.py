@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from coterie.config import ModelConfig
+from coterie.kernels.sparse_training import slice_step
 from coterie.model import Transformer
 from coterie.model.norm import Projection, RMSNorm
+from coterie.routing import Assignment
 from coterie.train.initialise import initialise, muon_matrices
 from coterie.train.memory import keep_freed_memory
 from coterie.train.objective import Objective
@@ -67,6 +69,7 @@ def sample(recipe: Recipe, config: ModelConfig, dtype: torch.dtype, device: torc
         took, update = steps.one_step(rows)
         micro += took
         optimizer.append(update)
+    _meet_uneven_experts(steps, rows, seconds)
     is_settled = _settle(steps, rows, 2 * seconds)
     kept = {part: n + (rows - 1) * (second[part] - n) for part, n in first.items()}
     return Sample(
@@ -122,11 +125,31 @@ class _Steps:
             torch.cuda.synchronize(self.device)
 
 
+def _meet_uneven_experts(steps: _Steps, rows: int, seconds: float) -> None:
+    """What a run of thousands of steps meets and a few even ones do not: experts with up to four times their share.
+
+    On a CPU torch keeps code for the last thousand shapes of its bfloat16 products, hundreds of megabytes in all, and
+    every number of rows is a shape of its own.
+    """
+    model, config = steps.model, steps.model.config
+    one = torch.zeros((), dtype=model.dtype, device=model.device)
+    if config.num_local_experts is None or config.router.kind in ("soft", "dense") or slice_step(one) == 1:
+        return
+    experts, E = model.get_submodule("layers.0.feed_forward.experts"), config.num_local_experts
+    pairs, until = rows * steps.sequence * config.num_experts_per_tok, time.perf_counter() + seconds
+    for n in range(slice_step(one), min(pairs, 4 * pairs // E) + 1, slice_step(one)):
+        x_nD = torch.zeros(n, config.hidden_size, dtype=model.dtype, requires_grad=True)
+        ids_n1, weights_n1 = torch.zeros(n, 1, dtype=torch.int32), torch.zeros(n, 1)
+        experts(x_nD, Assignment(ids_n1, weights_n1, torch.zeros(n, E), {})).sum().backward()
+        if time.perf_counter() > until:
+            break
+    steps.optimizer.forget_gradients()
+
+
 def _settle(steps: _Steps, rows: int, seconds: float) -> bool:
     """Steps until the peak of memory stays where it is; False where it still grew after `seconds`.
 
-    torch keeps code for the last thousand shapes of bfloat16 products that it met on a CPU, hundreds of megabytes, and
-    experts may meet new shapes in every step: then a run is at its peak only after a dozen of them.
+    The moments of a large model, say, are touched for the first time in the second update.
     """
     until, before = time.perf_counter() + seconds, 0
     while _peak(steps.device) > 1.005 * before:
