@@ -9,34 +9,11 @@ from coterie.cli.main import main
 from coterie.config import ModelConfig
 from coterie.sizes import active_parameters, parameters
 
-RECIPE = """
-[model]
-hidden_size = 16
-intermediate_size = 16
-num_hidden_layers = 2
-num_attention_heads = 2
-num_key_value_heads = 1
-num_local_experts = 4
-max_position_embeddings = 64
-[data]
-files = ["$TEXT/a.txt"]
-valid = ["$TEXT/a.txt"]
-tokenizer = { vocab_size = 512 }
-[train]
-steps = 8
-batch = 4
-sequence = 32
-[run]
-out = "$TEXT/run"
-"""
-
 
 @pytest.fixture
-def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "a.txt").write_text("a few words " * 20)
-    (tmp_path / "r.toml").write_text(RECIPE)
-    monkeypatch.setenv("TEXT", str(tmp_path))
-    return tmp_path / "r.toml"
+def recipe(recipe_without_text: Path) -> Path:
+    (recipe_without_text.parent / "a.txt").write_text("a few words " * 20)
+    return recipe_without_text
 
 
 def test_json_without_a_measurement(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,9 +74,9 @@ def test_mistakes_are_those_of_training(
 
 def test_a_model_that_does_not_fit(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe.write_text(
-        RECIPE.replace("hidden_size = 16", "hidden_size = 65536\nhead_dim = 64").replace(
-            "size = 16\n", "size = 65536\n"
-        )
+        recipe.read_text()
+        .replace("hidden_size = 16", "hidden_size = 65536\nhead_dim = 64")
+        .replace("size = 16\n", "size = 65536\n")
     )
     assert main(["plan", str(recipe)]) == 0
     out = capsys.readouterr().out

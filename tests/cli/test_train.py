@@ -13,38 +13,12 @@ from coterie.checkpoint.load import load_model
 from coterie.cli.main import main
 from coterie.tokenizer.load import load_tokenizer
 
-RECIPE = """
-[model]
-hidden_size = 16
-intermediate_size = 16
-num_hidden_layers = 2
-num_attention_heads = 2
-num_key_value_heads = 1
-num_local_experts = 4
-max_position_embeddings = 64
-[data]
-files = ["$TEXT/a.txt"]
-valid = ["$TEXT/a.txt"]
-tokenizer = { vocab_size = 512 }
-[train]
-steps = 8
-batch = 4
-sequence = 32
-[run]
-out = "$TEXT/run"
-save_every = 2
-eval_every = 4
-"""
-
 
 @pytest.fixture
-def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    words = [a + b + c for a in "bdfglmnprst" for b in "aeiou" for c in ("n", "ra", "lo", "s", "t", "mi")]
+def recipe(recipe_without_text: Path, words: list[str]) -> Path:
     text = "\n".join(f"{w} {words[-i]} {words[i // 3]} saw {w}{words[i // 2]} at {i}." for i, w in enumerate(words)) * 2
-    (tmp_path / "a.txt").write_text(text)
-    (tmp_path / "r.toml").write_text(RECIPE)
-    monkeypatch.setenv("TEXT", str(tmp_path))
-    return tmp_path / "r.toml"
+    (recipe_without_text.parent / "a.txt").write_text(text)
+    return recipe_without_text
 
 
 def train(recipe: Path, *args: str) -> subprocess.CompletedProcess[str]:
