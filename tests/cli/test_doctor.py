@@ -8,7 +8,7 @@ import pytest
 
 from coterie.cli.doctor import examine, find_problems, kernels_text, redacted_environment
 from coterie.cli.main import main
-from coterie.kernels import cpu
+from coterie.kernels import cpu_choice
 
 
 def healthy() -> dict[str, Any]:
@@ -74,18 +74,18 @@ def test_which_kernels_are_in_use(kernels: dict[str, Any], text: str) -> None:
 
 def test_a_machine_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """And a name in the environment that is none: a finding each, not a failure."""
-    cpu._state.cache_clear()
+    cpu_choice.state.cache_clear()
     try:
         monkeypatch.setitem(sys.modules, "coterie._native", None)
         found = examine()["kernels"]
         assert found["cpu"] == "reference" and found["names"] == ["reference"]
         monkeypatch.undo()
         monkeypatch.setenv("COTERIE_KERNELS", "sse9")
-        cpu._state.cache_clear()
+        cpu_choice.state.cache_clear()
         assert "'sse9' are not there" in examine()["kernels"]["error"]
     finally:
         monkeypatch.undo()
-        cpu._state.cache_clear()
+        cpu_choice.state.cache_clear()
 
 
 def test_a_gpu_that_torch_cannot_use_is_a_problem() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from coterie.kernels import cpu
+from coterie.kernels import cpu, cpu_choice
 from coterie.quant.formats import FORMATS, Format
 from coterie.quant.ggml_blocks import GGML_TYPES
 from coterie.quant.mapped import MappedMatrix
@@ -59,7 +59,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
         with cpu.use(name), torch.inference_mode():
             yield name
         return
-    state = cpu._state()
+    state = cpu_choice.state()
     before = state.module, state.name, state.n_threads
     state.module, state.name, state.n_threads = request.getfixturevalue("emulated"), name, 0
     try:

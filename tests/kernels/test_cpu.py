@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from coterie.errors import RequestError
-from coterie.kernels import cpu, is_native, linear
+from coterie.kernels import cpu, cpu_choice, is_native, linear
 from coterie.quant.formats import FORMATS
 
 NATIVE = [name for name in cpu.names() if name != "reference"]
@@ -46,10 +46,10 @@ def test_the_reference_is_always_there_and_last() -> None:
 def test_one_instruction_set_for_a_while(name: str) -> None:
     before = cpu.used()
     with cpu.use(name):
-        assert cpu.used() == name == cpu._state().module.chosen()
+        assert cpu.used() == name == cpu_choice.state().module.chosen()
         with cpu.use("reference"):
             assert cpu.used() == "reference"
-        assert cpu.used() == name == cpu._state().module.chosen()
+        assert cpu.used() == name == cpu_choice.state().module.chosen()
     assert cpu.used() == before
 
 
@@ -72,12 +72,12 @@ def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     with cpu.use(cpu.used()):  # the module's choice is restored
         for name in cpu.names():
             monkeypatch.setenv("COTERIE_KERNELS", name)
-            assert cpu._State().name == name
+            assert cpu_choice.State().name == name
         monkeypatch.setenv("COTERIE_KERNELS", "")
-        assert cpu._State().name == cpu.names()[0]
+        assert cpu_choice.State().name == cpu.names()[0]
         monkeypatch.setenv("COTERIE_KERNELS", "avx")
         with pytest.raises(RequestError, match="'avx' are not there"):
-            cpu._State()
+            cpu_choice.State()
 
 
 def test_an_unknown_name_in_the_environment_is_a_clear_error() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from coterie.engine import native_pass
 from coterie.engine.runner import Runner
-from coterie.kernels import cpu
+from coterie.kernels import cpu_choice
 from coterie.model import Transformer
 from coterie.quant.formats import FORMATS
 from coterie.quant.layers import install
@@ -20,7 +20,7 @@ from coterie.quant.tensor import alternate_halves
 @pytest.fixture
 def neon(emulated: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The emulated kernels in use, one call an operation."""
-    state = cpu._state()
+    state = cpu_choice.state()
     for field, value in {"module": emulated, "name": "neon", "n_threads": 0}.items():
         monkeypatch.setattr(state, field, value)
     monkeypatch.setattr(native_pass.NativePass, "of", lambda model: None)
@@ -69,7 +69,7 @@ def test_a_model(neon: None, make_model: Callable[..., Transformer], kind: str) 
     for n_threads in (1, 3):
         torch.set_num_threads(n_threads)
         assert torch.equal(logits(model, list(enumerate(ids))), torch.cat(alone))
-    cpu._state().name = "reference"
+    cpu_choice.state().name = "reference"
     expected = logits(model, [(0, ids[0])]).float()
     limit = {"f32": 1e-4, "bf16": 0.1, "packed": 0.1}[kind]  # the last: activations of 8 bits
     assert (alone[0].float() - expected).abs().mean() <= limit * expected.abs().mean()
