@@ -1,7 +1,7 @@
-"""What a finding is and what to draw of it, with no library in sight: the terminal, the page and `--json` all read these.
+"""What a finding is and what to draw of it, with no library in sight: the terminal, the page and `--json` read these.
 
-A `Section` is one question about a trace, answered in a sentence with its figure in it, a table, plots, and `facts`: the
-numbers under names, for scripts. Numbers in rows stay numbers; `shown` is the one place that rounds them for people.
+A `Section` is one question about a trace, answered in a sentence with its figure in it, a table, plots, and `facts`:
+the numbers under names, for scripts. Numbers in rows stay numbers; `shown` is the one place that rounds them for people.
 """
 
 import math
@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+__all__ = ["Cell", "Plot", "Section", "plain", "plot_file", "shown"]
+
 Cell = str | int | float | None
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Lines or bars: `series` maps a name to its value at each of `x`. A heatmap: `series` maps a row's name to its values.
+    """Lines or bars: `series` maps a name to its value at each of `x`; a heatmap: a row's name to its values.
 
     `low` and `high` are the ends of intervals, by the same names; `references` are horizontal lines with a label (the
     fair share, chance). NaN is "nothing here". A list whose length is not that of `x` is a bug of ours.
