@@ -25,6 +25,7 @@ MEGABYTES = {  # of wheels, with what they draw in that nothing else does; Linux
     "torch": 200,
     "numpy": 17,
     "transformers": 15,
+    "lm-eval": 85,
     "mypy": 14,
     "ruff": 12,
     "mistral-common": 16,
