@@ -1,7 +1,7 @@
 """What a finding is and what to draw of it, with no library in sight: the terminal, the page and `--json` read these.
 
 A `Section` is one question about a trace, answered in a sentence with its figure in it, a table, plots, and `facts`:
-the numbers under names, for scripts. Numbers in rows stay numbers; `shown` is the one place that rounds them for people.
+the numbers under names, for scripts. Numbers in rows stay numbers; `shown` alone rounds them, for people.
 """
 
 import math
