@@ -27,6 +27,7 @@ MEGABYTES = {  # of wheels, with what they draw in that nothing else does; Linux
     "transformers": 15,
     "lm-eval": 85,
     "mypy": 14,
+    "matplotlib": 24,  # with contourpy, fonttools, pillow, kiwisolver
     "ruff": 12,
     "mistral-common": 16,
     "pyarrow": 48,
@@ -61,7 +62,8 @@ def read_requirements(kind: str) -> tuple[dict[str, str], str]:
     """Least versions by normalized name, and a text that changes when anything here does."""
     source, pins = (ROOT / "pyproject.toml").read_text("utf-8"), (ROOT / "constraints.txt").read_text("utf-8")
     project = tomllib.loads(source)["project"]
-    lines = project["dependencies"] + (project["optional-dependencies"]["dev"] if kind == "dev" else [])
+    extras = project["optional-dependencies"]
+    lines = project["dependencies"] + extras["plot"] + (extras["dev"] if kind == "dev" else [])
     pairs = (line.partition(">=")[::2] for line in lines)
     requirements = {normal(name): least for name, least in pairs}
     native = [(ROOT / "CMakeLists.txt").read_text("utf-8"), *(p.read_text("utf-8") for p in sorted(CSRC.iterdir()))]
