@@ -1,9 +1,12 @@
 """What all tests share: small models and tokenizers, where the text is, long or short counts, a calm machine."""
 
+import importlib.util
 import io
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch: with tiny tensors more threads only wait for each other
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -166,3 +169,14 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory, sentencepiece_bytes: b
     save_huggingface(folder, model.config, model.tensors(), dtype="float32")
     (folder / "tokenizer.model").write_bytes(sentencepiece_bytes)
     return folder
+
+
+@pytest.fixture(scope="session")
+def judges() -> ModuleType:
+    """tests/eval/fake_judge.py: a judge behind HTTP on this machine."""
+    path = Path(__file__).parent / "eval" / "fake_judge.py"
+    spec = importlib.util.spec_from_file_location("fake_judge", path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules["fake_judge"] = importlib.util.module_from_spec(spec)  # dataclasses look it up
+    spec.loader.exec_module(module)
+    return module
