@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,20 +10,13 @@ from coterie.errors import CheckpointError, RequestError
 from coterie.eval.windows import Reader, Window, check_context, cut, ending_at, prefix_id
 from coterie.model import Transformer
 from coterie.model.attention import WholeSequences
-from coterie.train.initialise import initialise
 
-TINY = ModelConfig(
-    vocab_size=32, hidden_size=16, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,
-    num_key_value_heads=1, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=2048,
-)  # fmt: skip
 IDS = torch.randint(3, 32, (700,), generator=torch.Generator().manual_seed(0)).tolist()
 
 
 @pytest.fixture(scope="module")
-def model() -> Transformer:
-    model = Transformer(TINY, torch.float32)
-    initialise(model, std=0.3, seed=0)
-    return model
+def model(make_model: Callable[..., Transformer]) -> Transformer:
+    return make_model(vocab_size=32, max_position_embeddings=2048)
 
 
 def by_hand(model: Transformer, window: Window) -> list[float]:
@@ -73,9 +67,8 @@ def test_nats_are_one_softmax_at_a_time_whatever_shares_the_pass(model: Transfor
         np.testing.assert_allclose(reader.nats(hidden, window.targets), by_hand(model, window), rtol=2e-4, atol=2e-4)
 
 
-def test_logits_that_are_no_numbers_are_an_error(model: Transformer) -> None:
-    broken = Transformer(TINY, torch.float32)
-    initialise(broken, std=0.3, seed=0)
+def test_logits_that_are_no_numbers_are_an_error(make_model: Callable[..., Transformer]) -> None:
+    broken = make_model(vocab_size=32)
     with torch.no_grad():
         broken.tensors()["layers.1.attention.o"].fill_(math.nan)
     reader = Reader(broken)
@@ -92,6 +85,6 @@ def test_a_context_beyond_the_model_is_refused() -> None:
 
 
 def test_what_stands_before_a_text() -> None:
-    assert prefix_id(TINY) == 1
+    assert prefix_id(ModelConfig()) == 1
     assert prefix_id(ModelConfig(vocab_size=32, bos_token_id=None, eos_token_id=(7, 8))) == 7
     assert prefix_id(ModelConfig(vocab_size=32, bos_token_id=None, eos_token_id=None)) == 0
