@@ -41,7 +41,8 @@ class Files:
 
     def names(self) -> list[str]:
         """The stems of the files that are there."""
-        return sorted({_stem(path.name) for folder in self._folders() for path in folder.iterdir() if _is_rows(path)})
+        paths = [path for folder in self._folders() for path in folder.iterdir() if path.name.endswith(ENDINGS)]
+        return sorted({path.name.removesuffix(".gz").removesuffix(".jsonl") for path in paths})
 
     def find(self, stem: str) -> Path | None:
         """STEM.jsonl or STEM.jsonl.gz, or None."""
@@ -96,8 +97,7 @@ def read_rows(path: Path) -> Read:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as file:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         number = 0
         while line := file.readline(_LONGEST + 1):
             number += 1

@@ -1,6 +1,6 @@
 """What a task is: rows of a file become questions (asks), a model's answers to them become numbers.
 
-A task never meets a model: it says what to ask, `eval/run.py` asks it of any model, batched, and hands the answers back.
+A task never meets a model: it says what to ask, `eval/run.py` asks any model, batched, and hands the answers back.
 Work that is no asking and answering (perplexity by context length, quantised against original) has a method `run`
 instead; see `Work`.
 """
@@ -72,7 +72,7 @@ Answer = list[Score] | list[str] | Rolled
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question of a task. `id` is unique within it; `group` is a subject, a language, a category or a task of it."""
+    """One question of a task. `id` is unique within it; `group`: a subject, a language, a category of it."""
 
     id: str
     asks: tuple[Ask, ...]
@@ -179,7 +179,7 @@ class Work(ABC):
 
     @abstractmethod
     def run(self, lm: "LanguageModel", context: Context) -> TaskResult:
-        """Everything: `context.files` finds files, `context.progress` is told of steps, `context.settings` has options."""
+        """`context.files` finds files, `context.progress` is told of steps, `context.settings` has options."""
 
 
 def mean_metrics(
