@@ -22,7 +22,7 @@ def reader(make_model: Callable[..., Transformer]) -> Reader:
 
 
 def test_lengths_are_halves_of_the_longest() -> None:
-    assert context_lengths(2048) == (64, 128, 256, 512, 1024, 2048)
+    assert context_lengths(2048) == (128, 256, 512, 1024, 2048)
     assert context_lengths(32768) == (512, 1024, 2048, 4096, 8192, 16384, 32768)
     assert context_lengths(100) == (100,)
 

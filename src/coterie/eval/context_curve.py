@@ -15,9 +15,9 @@ from coterie.eval.resample import Estimate, estimate
 from coterie.eval.text_score import Text
 from coterie.eval.windows import Reader, ending_at
 
-__all__ = ["Block", "Curve", "context_lengths", "curve", "place_blocks"]
+__all__ = ["Block", "Curve", "context_lengths", "curve", "join", "place_blocks"]
 
-_SHORTEST, _MOST_LENGTHS = 64, 7
+_SHORTEST, _MOST_LENGTHS = 128, 7
 Progress = Callable[[int, int], None]
 
 
@@ -62,7 +62,7 @@ class Curve:
 
 
 def context_lengths(longest: int) -> tuple[int, ...]:
-    """The longest and its halves, at most seven and none under 64 tokens, shortest first: 64, 128, ... 2048."""
+    """The longest and its halves, at most seven and none under 128 tokens, shortest first: 128, 256, ... 2048."""
     lengths = [longest]
     while len(lengths) < _MOST_LENGTHS and lengths[-1] // 2 >= _SHORTEST:
         lengths.append(lengths[-1] // 2)
@@ -124,3 +124,13 @@ def curve(
             progress(done, total)
         rows.append(tuple(nats))
     return Curve(domain, lengths, n_scored, blocks, tuple(rows))
+
+
+def join(curves: Sequence[Curve]) -> Curve:
+    """The blocks of several domains as one curve; all have the same lengths and blocks as long."""
+    blocks: list[Block] = []
+    for found in curves:
+        first = max((block.text for block in blocks), default=-1) + 1
+        blocks += [Block(first + block.text, block.stop) for block in found.blocks]
+    nats = tuple(tuple(x for found in curves for x in found.nats[i]) for i in range(len(curves[0].lengths)))
+    return Curve("", curves[0].lengths, curves[0].n_scored, tuple(blocks), nats)
