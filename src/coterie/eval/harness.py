@@ -9,7 +9,7 @@ up: `register` does it, this module's command line does it first, and so do the 
 
 import sys
 
-from coterie.errors import ResourceError
+from coterie.errors import CoterieError, ResourceError
 
 __all__ = ["main", "register"]
 
@@ -27,15 +27,18 @@ def register() -> None:
         model_registry.register("coterie", target=_TARGET)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """`lm_eval ARGUMENTS`, with coterie among the models."""
-    register()
-    from lm_eval.__main__ import cli_evaluate
+def main() -> int:
+    """`lm_eval` with the process's arguments and coterie among the models; 2 after a mistake of the user's."""
+    try:
+        register()
+        from lm_eval.__main__ import cli_evaluate
 
-    if arguments is not None:
-        sys.argv[1:] = arguments
-    cli_evaluate()
+        cli_evaluate()
+    except CoterieError as e:
+        print(f"coterie: {e}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

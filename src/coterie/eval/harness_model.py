@@ -48,6 +48,8 @@ class CoterieLM(LM):  # type: ignore[misc]  # lm_eval has no types
         super().__init__()
         if rolling_bos not in ("lm-eval", "once"):
             raise RequestError(f"rolling_bos is {rolling_bos!r}, expected 'lm-eval' or 'once'")
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            device = "auto"  # the harness's command line says cuda:0 where nobody said anything
         self.lm = (
             pretrained
             if isinstance(pretrained, LanguageModel)
