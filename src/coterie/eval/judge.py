@@ -13,7 +13,7 @@ from typing import Literal
 
 from coterie.eval.endpoint import Endpoint, Messages, Unanswered
 
-__all__ = ["Judge", "Outcome", "Question"]
+__all__ = ["Judge", "Outcome", "Question", "Verdict"]
 
 Verdict = float | str
 Reason = Literal["", "nonsense", "unanswered"]

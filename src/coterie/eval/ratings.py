@@ -236,7 +236,7 @@ def _ranked(
         )
         for m in range(len(table.models))
     ]
-    return sorted(rows, key=lambda row: (-row.rating, row.model))
+    return sorted(rows, key=lambda row: (round(-row.rating, 6), row.model))
 
 
 def _pairs(table: _Table, rating_M: Array) -> list[Pair]:
