@@ -32,6 +32,7 @@ VERBS = {
     "pull": "Download a model from the Hugging Face hub, never a pickle.",
     "train": "Train a model from a recipe.",
     "plan": "Say what a recipe will cost on this machine: memory, time, the loss to expect.",
+    "eval": "Measure a model: benchmarks from local files, each score with its uncertainty.",
     "doctor": "Say what this machine has, what is wrong, and how to mend it.",
 }
 _EXAMPLE = """\b
