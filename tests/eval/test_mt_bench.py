@@ -10,6 +10,7 @@ from coterie.errors import DataError, RequestError
 from coterie.eval.mt_bench import MtBench
 from coterie.eval.rows import Files
 from coterie.eval.task import Context, TaskResult
+from coterie.model import Output
 
 CATEGORIES = ("writing", "math", "stem")
 KEY = "sk-very-secret"
@@ -130,6 +131,33 @@ def test_ctrl_c_while_judging_keeps_what_came(lm: LanguageModel, data: Path, jud
         before = len(judge.asked)
         assert run(lm, data, judge=judge.url).metrics[0].value == 6.0
         assert len(judge.asked) - before == 4
+
+
+def test_a_limit_takes_every_category_by_turns(lm: LanguageModel, data: Path) -> None:
+    rows = [{"question_id": n, "category": c, "turns": ["a"]} for n, c in enumerate("aaabbbc")]
+    (data / "mt_bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for limit, expected in ((1, [0]), (4, [0, 1, 3, 6]), (5, [0, 1, 3, 4, 6]), (99, [*range(7)])):
+        context = Context(Files(data), limit=limit, run_dir=data / f"run{limit}", settings={"max_tokens": "1"})
+        assert MtBench(context).run(lm, context).n_items == len(expected)
+        lines = (data / f"run{limit}" / "mt_bench.answers.jsonl").read_text().splitlines()
+        assert sorted(int(json.loads(line)["id"]) for line in lines) == expected
+
+
+def test_routing_is_recorded_over_whole_conversations(lm: LanguageModel, data: Path) -> None:
+    class Recorder:
+        def __init__(self) -> None:
+            self.added: list[tuple[list[int], int, str]] = []
+
+        def add(self, ids: list[int], output: Output, domain: str) -> None:
+            self.added.append((list(ids), len(output.hidden_TD), domain))
+
+    recorder = Recorder()
+    context = Context(Files(data), run_dir=data / "run", recorder=recorder, settings={"max_tokens": "6"})
+    MtBench(context).run(lm, context)
+    assert len(recorder.added) == 3 and {domain for *_, domain in recorder.added} == {"mt_bench"}
+    for ids, n_rows, _ in recorder.added:
+        text = lm.tokenizer.decode(ids)
+        assert n_rows == len(ids) and "Say" in text and "More." in text and ids[0] == lm.tokenizer.bos_id
 
 
 def test_bad_input_is_said_before_any_answer(lm: LanguageModel, data: Path) -> None:

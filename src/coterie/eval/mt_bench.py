@@ -5,13 +5,15 @@ line, so an interrupted run goes on where it was, and a run without a judge can 
 folder of another model's run, the judge also compares the two, in both orders: battles.jsonl is for `--battles`.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from coterie.engine.runner import Runner
 from coterie.errors import DataError
 from coterie.eval.battles import Fought, fight, from_ratings, write_battles
 from coterie.eval.journal import Journal
@@ -64,6 +66,7 @@ class MtBench(Work):
                 max_tokens=settings.max_tokens,
                 seed=context.seed,
                 progress=partial(context.progress, "mt_bench: answering"),
+                seen=partial(_record, lm, context.recorder),
             )
             n_tokens = sum(sum(a.n_tokens) for a in answers.values())
             notes = _about_answers(list(answers.values()))
@@ -138,7 +141,27 @@ def _conversations(context: Context) -> list[Conversation]:
         if conversation.id in seen:
             raise DataError(f"{read.where(n)}: question_id {conversation.id!r} was there before, expected a new one")
         seen[conversation.id] = conversation
-    return list(seen.values())[: context.limit]
+    return _limited(list(seen.values()), context.limit)
+
+
+def _limited(conversations: list[Conversation], limit: int | None) -> list[Conversation]:
+    """The first `limit` of them when the categories take turns."""
+    turns: Counter[str] = Counter()
+    ranked = []
+    for place, c in enumerate(conversations):
+        ranked.append((turns[c.category], place))
+        turns[c.category] += 1
+    return [conversations[place] for place in sorted(place for _, place in sorted(ranked)[:limit])]
+
+
+def _record(lm: "LanguageModel", recorder: Any, ids: list[int]) -> None:
+    """Read a conversation once more for its routing, where that is recorded."""
+    if recorder is None or not ids:
+        return
+    start = 0
+    for output in Runner(lm.model).feed_all(0, ids):
+        recorder.add(ids[start : start + len(output.hidden_TD)], output, MtBench.name)
+        start += len(output.hidden_TD)
 
 
 def _names(ours: str, theirs: Mapping[str, Answers], folder: Path) -> tuple[str, str]:

@@ -78,8 +78,12 @@ def answer_all(
     max_tokens: int = 1024,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    seen: Callable[[list[int]], None] = lambda ids: None,
 ) -> dict[str, Answers]:
-    """The answers to all, by id: those of the journal that were given to the same question, and new ones."""
+    """The answers to all, by id: those of the journal that were given to the same question, and new ones.
+
+    `seen` is given the token ids of each new conversation.
+    """
     keys = {c.id: _key(lm, c, max_tokens, seed) for c in conversations}
     known = {row["key"]: Answers(**row) for row in journal.rows}
     done = {c.id: known[keys[c.id]] for c in conversations if keys[c.id] in known}
@@ -88,8 +92,9 @@ def answer_all(
         if c.id not in done:
             talks.begin(c, Answers(keys[c.id], c.id, c.category, lm.name))
     progress(len(done), len(conversations))
-    for answers in talks.run():
+    for answers, ids in talks.run():
         journal.add(asdict(answers))
+        seen(ids)
         done[answers.id] = answers
         progress(len(done), len(conversations))
     return done
@@ -101,40 +106,42 @@ class _Talks:
     def __init__(self, lm: "LanguageModel", max_tokens: int, seed: int):
         self._lm, self._max_tokens, self._seed = lm, max_tokens, seed
         self._engine = Engine(lm.model, lm.tokenizer)
-        self._open: dict[int, tuple[Conversation, Answers]] = {}  # by number of the request
-        self._whole: list[Answers] = []
+        self._open: dict[int, tuple[Conversation, Answers, list[int]]] = {}  # by number of the request; tokens so far
+        self._whole: list[tuple[Answers, list[int]]] = []
 
     def begin(self, conversation: Conversation, answers: Answers) -> None:
-        self._ask(conversation, answers)
+        self._ask(conversation, answers, [])
 
-    def run(self) -> Iterator[Answers]:
-        """Each conversation's answers when it is whole."""
+    def run(self) -> Iterator[tuple[Answers, list[int]]]:
+        """Each conversation's answers when it is whole, and the ids of all of it as the model read and wrote them."""
         while True:
             yield from self._whole
             self._whole = []
             if self._engine.is_idle:
                 return
             for event in self._engine.step():
-                _, answers = self._open[event.request]
+                _, answers, ids = self._open[event.request]
                 answers.turns[-1] += event.text
-                answers.n_tokens[-1] += event.token_id is not None
+                if event.token_id is not None:
+                    answers.n_tokens[-1] += 1
+                    ids.append(event.token_id)
                 if event.finish_reason is not None:
                     answers.finish[-1] = event.finish_reason
                     self._ask(*self._open.pop(event.request))
 
-    def _ask(self, conversation: Conversation, answers: Answers) -> None:
+    def _ask(self, conversation: Conversation, answers: Answers, ids: list[int]) -> None:
         """Put the next turn to the model, if there is one and room for an answer."""
         if len(answers.turns) == len(conversation.turns):
-            self._whole.append(answers)
+            self._whole.append((answers, ids))
             return
         request = self._request(conversation, answers.turns)
         answers.turns.append("")
         answers.finish.append(NO_ROOM)
         answers.n_tokens.append(0)
         if request is None:
-            self._ask(conversation, answers)
+            self._ask(conversation, answers, ids)
         else:
-            self._open[self._engine.add(request)] = conversation, answers
+            self._open[self._engine.add(request)] = conversation, answers, [*request.prompt_ids]
 
     def _request(self, c: Conversation, said: list[str]) -> Request | None:
         """The conversation so far as a request; the room that is left is shared by the turns that are left."""
