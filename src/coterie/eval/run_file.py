@@ -10,13 +10,13 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-import coterie
 from coterie.analysis.section import plain
 from coterie.api import LanguageModel
 from coterie.checkpoint.atomic import disk_errors, new_file
@@ -111,7 +111,7 @@ class RunFolder:
                 "device": "cpu" if parameter is None else str(parameter.device),
             },
             "versions": {
-                "coterie": coterie.__version__,
+                "coterie": version("coterie"),
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },
