@@ -26,6 +26,16 @@ __all__ = ["command"]
 @click.option("-o", "--out", type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--run-code", is_flag=True, help="Allow tasks that run code the model writes, in a sandboxed process.")
+@click.option(
+    "--judge", metavar="URL", help="An OpenAI-compatible endpoint that rates answers (key: COTERIE_JUDGE_KEY)."
+)
+@click.option(
+    "--battles",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Rate models by who beat whom, a .jsonl in the arena's form; no MODEL.",
+)
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of a task; may be repeated.")
 def command(
     model: str | None,
@@ -38,6 +48,8 @@ def command(
     out: Path | None,
     as_json: bool,
     run_code: bool,
+    judge: str | None,
+    battles: tuple[Path, ...],
     settings: tuple[str, ...],
 ) -> None:
     """Measure MODEL on each TASK: a name of a benchmark, multiple-choice, all, or a .jsonl file of your own.
@@ -45,12 +57,21 @@ def command(
     \b
       coterie eval demo arc_easy piqa --limit 200 -o runs/small
       coterie eval demo my_questions.jsonl --json
+      coterie eval --battles runs/judged/battles.jsonl
     """
+    if battles:
+        from coterie.cli.eval_battles import print_battles
+
+        if model is not None:
+            raise click.UsageError(f"--battles needs neither a model nor a task, but {model!r} was given")
+        print_battles(battles, _settings(settings), seed=seed, as_json=as_json, plot=None)
+        return
     if model is None or not tasks:
         raise click.UsageError("expected a MODEL and at least one TASK, for example: coterie eval demo hellaswag")
     folder = out or Path("runs", "eval", time.strftime("%Y%m%d-%H%M%S"))
     asked = {"limit": limit, "shots": shots, "samples": samples, "seed": seed, "run_code": run_code}
-    _evaluate(model, tasks, data or _default_data(), folder, asked, _settings(settings), as_json)
+    chosen = _settings(settings) | ({"judge": judge} if judge else {})
+    _evaluate(model, tasks, data or _default_data(), folder, asked, chosen, as_json)
 
 
 def _evaluate(

@@ -14,6 +14,7 @@ __all__ = ["GROUPS", "TASKS", "is_file", "make", "names_of"]
 
 TASKS = {
     "hellaswag": "coterie.eval.choice_tasks:HellaSwag",
+    "mt_bench": "coterie.eval.mt_bench:MtBench",
 }
 GROUPS = {
     "multiple-choice": ("hellaswag",),
