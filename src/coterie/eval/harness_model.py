@@ -15,15 +15,14 @@ from lm_eval.api.model import LM
 from tqdm import tqdm
 
 from coterie.api import LanguageModel, load
-from coterie.engine.runner import Runner
-from coterie.engine.score import encode_pair, score
+from coterie.engine.score import encode_pair
 from coterie.errors import ContextError, RequestError
+from coterie.eval.scorer import Pair, Scorer, fit
 from coterie.sizes import parameters
 from coterie.tokenizer import chat_form
 
 __all__ = ["CoterieLM"]
 
-Pair = tuple[Sequence[int], Sequence[int]]  # ids of a context, ids of what follows
 _MAX_TOKENS = 256  # of an answer, where the task names none
 _TOGETHER = 64  # prompts handed to the engine at a time
 _ALIASES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -159,19 +158,7 @@ class CoterieLM(LM):  # type: ignore[misc]  # lm_eval has no types
             context_ids, ids = encode_pair(self._tokenizer, context.removeprefix(spelled), continuation)
         if not ids:
             raise RequestError(f"the continuation {continuation!r} has no tokens; expected at least one")
-        return self._cut(context_ids, ids)
-
-    def _cut(self, context_ids: Sequence[int], ids: Sequence[int]) -> Pair:
-        """The last token is judged, not read: context and continuation may be one longer than the model's context.
-
-        Example, a context of 4: [1 2 3] [4 5] fit, since 1 2 3 4 are read; of [0 1 2 3] [4 5] the 0 goes.
-        """
-        if len(ids) > self.max_length:
-            raise ContextError(
-                f"a continuation of {len(ids)} tokens does not fit the model's context of {self.max_length}: shorten it"
-            )
-        room = self.max_length + 1 - len(ids)
-        return context_ids[-room:], ids
+        return fit(context_ids, ids, self.max_length)[0], ids
 
     def _windows(self, text: str) -> Iterator[Pair]:
         """Contexts and continuations that score each token once, the last with as much context as fits.
@@ -192,19 +179,13 @@ class CoterieLM(LM):  # type: ignore[misc]  # lm_eval has no types
         is_quiet: bool,
         remember: Callable[[int, tuple[float, bool]], None] = lambda place, answer: None,
     ) -> list[tuple[float, bool]]:
-        answers: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for place, (context_ids, _) in enumerate(pairs):
-            groups.setdefault(tuple(context_ids), []).append(place)
         with tqdm(total=len(pairs), desc=title, disable=is_quiet) as bar:
-            runner = Runner(self.lm.model)
-            for context, places in groups.items():
-                judged = score(runner, context, [pairs[place][1] for place in places])
-                for place, answer in zip(places, judged, strict=True):
-                    answers[place] = answer
-                    remember(place, answer)
-                bar.update(len(places))
-        return answers
+
+            def done(place: int, logprob: float, is_greedy: bool) -> None:
+                remember(place, (logprob, is_greedy))
+                bar.update()
+
+            return Scorer(self.lm.model).score(pairs, done=done)
 
     @torch.inference_mode()
     def _generate(self, contexts: Sequence[str], asked: dict[str, Any]) -> list[str]:
