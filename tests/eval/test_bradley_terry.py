@@ -21,6 +21,16 @@ def test_three_wins_to_one() -> None:
     assert a - b == pytest.approx(400 * math.log10(3)) and a + b == pytest.approx(2000)
 
 
+def test_lopsided_counts() -> None:
+    tables = np.array([[[0, 1e9], [0.5, 0]], [[0, 1e6], [1, 0]], [[0, 1e-3], [1e-3, 0]]])
+    gaps = [a - b for a, b in bradley_terry(tables)]
+    assert gaps == pytest.approx([400 * math.log10(2e9), 2400, 0], abs=0.01)
+    ladder = np.zeros((1, 30, 30))
+    for i in range(29):
+        ladder[0, i, i + 1], ladder[0, i + 1, i] = 1000, 1
+    assert np.diff(bradley_terry(ladder)[0]) == pytest.approx([-1200] * 29, abs=0.01)
+
+
 def test_planted_ratings_come_back_exactly() -> None:
     planted = [1315.0, 1120.0, 1000.0, 900.0, 665.0]
     assert bradley_terry(consistent(planted)[None])[0] == pytest.approx(planted, abs=1e-4)

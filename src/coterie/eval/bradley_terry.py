@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 BASE, SCALE, CENTRE = 10.0, 400.0, 1000.0
 _MOST_STEPS = 200
 _LONGEST_STEP = 4.0  # in θ, about 700 points
-_SMALL = 1e-10  # of a table's battles: the gradient that counts as none
+_SMALL = 1e-7  # in θ, 2e-5 points: a step after which there is no other
 
 
 def bradley_terry(wins_RMM: Array) -> Array:
@@ -34,14 +34,14 @@ def bradley_terry(wins_RMM: Array) -> Array:
     wins_RMM = np.asarray(wins_RMM, dtype=np.float64)
     R, M, _ = wins_RMM.shape
     met_RMM = wins_RMM + wins_RMM.transpose(0, 2, 1)
-    n_R = np.maximum(wins_RMM.sum((1, 2)), 1.0)
     theta_RM = np.zeros((R, M))
     for _ in range(_MOST_STEPS):
         p_RMM = expected_score(theta_RM[:, :, None] - theta_RM[:, None, :])
         slope_RM = (wins_RMM - met_RMM * p_RMM).sum(2)
-        if (np.abs(slope_RM).max(1) <= _SMALL * n_R).all():
+        step_RM = _newton_step(met_RMM * p_RMM * (1 - p_RMM), slope_RM)
+        theta_RM = _rise(wins_RMM, theta_RM, step_RM)
+        if (np.abs(step_RM) <= _SMALL).all():
             break
-        theta_RM = _rise(wins_RMM, theta_RM, _newton_step(met_RMM * p_RMM * (1 - p_RMM), slope_RM))
     return theta_RM * (SCALE / math.log(BASE)) + CENTRE
 
 
