@@ -75,9 +75,9 @@ def _fitting(sections: Sequence[Section], pictures: dict[str, Pictures], room: i
     """Every section at its shortest (a sentence), and what there is room for: tables, then pictures."""
     bodies = [_section(section, {}, has_table=False) for section in sections]
     room -= sum(len(body.encode()) for body in bodies)
-    for shown in ({}, pictures):
+    for drawn in ({}, pictures):
         for n, section in enumerate(sections):
-            longer = _section(section, shown, has_table="<table>" in bodies[n] or not shown)
+            longer = _section(section, drawn, has_table="<table>" in bodies[n] or not drawn)
             more = len(longer.encode()) - len(bodies[n].encode())
             if more <= room:
                 bodies[n], room = longer, room - more
