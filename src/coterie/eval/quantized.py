@@ -16,7 +16,7 @@ from coterie.errors import RequestError
 from coterie.eval.divergence import Divergence, compare
 from coterie.eval.settings import parts_of, whole
 from coterie.eval.task import Context, Metric, TaskResult, Work
-from coterie.eval.text_files import evenly, read_domains
+from coterie.eval.text_files import evenly, has_texts, read_domains
 from coterie.eval.text_score import Text, encode
 from coterie.eval.windows import Reader, Window, cut, prefix_id
 
@@ -47,6 +47,9 @@ class Quantized(Work):
         from coterie.api import load
 
         return load(source, device=device, quantize=quantize)
+
+    def is_there(self, context: Context) -> bool:
+        return has_texts(context.files) and ("against" in context.settings or "quantize" in context.settings)
 
     def run(self, lm: "LanguageModel", context: Context) -> TaskResult:
         against, types = context.settings.get("against", ""), parts_of(context.settings, "quantize")

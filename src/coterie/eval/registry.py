@@ -15,9 +15,14 @@ __all__ = ["GROUPS", "TASKS", "is_file", "make", "names_of"]
 TASKS = {
     "hellaswag": "coterie.eval.choice_tasks:HellaSwag",
     "mt_bench": "coterie.eval.mt_bench:MtBench",
+    "perplexity": "coterie.eval.text_tasks:Perplexity",
+    "quantized": "coterie.eval.quantized:Quantized",
+    "passkey": "coterie.eval.passkey:Passkey",
+    "retrieval": "coterie.eval.retrieval:Retrieval",
 }
 GROUPS = {
     "multiple-choice": ("hellaswag",),
+    "long-context": ("passkey", "retrieval"),
 }
 
 
@@ -53,5 +58,8 @@ def make(name: str, context: Context) -> Task | Work:
 
 def _is_there(name: str, context: Context) -> bool:
     """Whether the file of a task is in the data folder; a task without one always is."""
-    file = make(name, context).file
+    task = make(name, context)
+    if isinstance(task, Work):
+        return task.is_there(context)
+    file = task.file
     return not file or context.files.find(file) is not None

@@ -86,7 +86,7 @@ def evaluate(
     for task in made:
         _check_options(task, context)
     _check_settings(made, context)
-    prepared = [_prepare(task, context) if isinstance(task, Task) else [] for task in made]
+    prepared = [_prepare(lm, task, context) if isinstance(task, Task) else [] for task in made]
     with RunFolder(folder, lm, context, tasks) as kept:
         reports = [
             _ask(lm, task, items, kept, context) if isinstance(task, Task) else _work(lm, task, context)
@@ -95,11 +95,12 @@ def evaluate(
         return Report(reports, folder, kept.finish(reports))
 
 
-def _prepare(task: Task, context: Context) -> list[Item]:
+def _prepare(lm: LanguageModel, task: Task, context: Context) -> list[Item]:
     """Rows read and checked, made into as many items as the limit says."""
     read = _read(task, context)
     for number, row in enumerate(read.rows):
         task.check(row, read.where(number))
+    task.bind(lm)
     items = task.items(read.rows, shots=context.shots, seed=context.seed)
     if not items:
         raise DataError(f"{read.path} has no row that {task.name} asks about")
@@ -107,6 +108,8 @@ def _prepare(task: Task, context: Context) -> list[Item]:
 
 
 def _read(task: Task, context: Context) -> Read:
+    if not task.file:
+        return Read(Path(), "", [], [])
     return (
         context.files.open(Path(task.file)) if task.file.endswith((".jsonl", ".gz")) else context.files.rows(task.file)
     )

@@ -126,7 +126,7 @@ class Task(ABC):
     """One benchmark. Rows are checked, made into items, and the answers judged; the figures are over all items."""
 
     name: str
-    file: str  # the stem of FILE.jsonl or FILE.jsonl.gz
+    file: str  # the stem of FILE.jsonl or FILE.jsonl.gz; "" where the task makes its questions up
     metric: str  # the main one, by name
     protocol: str  # in one sentence: shots, form, normalisation
     shots: int = 0  # where --shots does not say
@@ -138,6 +138,9 @@ class Task(ABC):
     def __init__(self, context: Context | None = None):
         """`context` is what the run was asked for: `self.context.settings`, `.samples`, `.shots`."""
         self.context = context
+
+    def bind(self, lm: "LanguageModel") -> None:  # noqa: B027 most tasks ask every model the same
+        """Told of the model before `items`, for questions that must fit its tokenizer and context."""
 
     @abstractmethod
     def check(self, row: Row, where: str) -> None:
@@ -176,6 +179,10 @@ class Work(ABC):
 
     def __init__(self, context: Context | None = None):
         self.context = context
+
+    def is_there(self, context: Context) -> bool:
+        """Whether a run of all tasks has what this one needs."""
+        return not self.file or context.files.find(self.file) is not None
 
     @abstractmethod
     def run(self, lm: "LanguageModel", context: Context) -> TaskResult:

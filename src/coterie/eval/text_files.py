@@ -12,7 +12,7 @@ from coterie.errors import DataError
 from coterie.eval.rows import ENDINGS, Files, Read, text_of
 from coterie.train.texts import files_below, read_texts
 
-__all__ = ["domain_of", "evenly", "read_domains"]
+__all__ = ["domain_of", "evenly", "has_texts", "read_domains"]
 
 _KEYS = ("domain", "subject", "lang")
 
@@ -39,6 +39,11 @@ def domain_of(row: Mapping[str, Any], path: Path) -> str:
 def evenly(items: list[Any], n: int | None) -> list[Any]:
     """At most n of them, evenly spaced: of 0..9 and n = 4, 0, 2, 5 and 7."""
     return items if n is None or len(items) <= n else [items[i * len(items) // n] for i in range(n)]
+
+
+def has_texts(files: Files) -> bool:
+    """Whether the data folder has a `*.valid` file of texts."""
+    return any(stem.endswith(".valid") and not _is_chat(files, stem) for stem in files.names())
 
 
 def _paths(files: Files, names: Sequence[str]) -> list[Path]:

@@ -13,7 +13,7 @@ from coterie.errors import RequestError
 from coterie.eval.context_curve import Curve, context_lengths, curve, join
 from coterie.eval.settings import parts_of, whole, wholes
 from coterie.eval.task import Context, Metric, TaskResult, Work
-from coterie.eval.text_files import read_domains
+from coterie.eval.text_files import has_texts, read_domains
 from coterie.eval.text_score import Text, TextScore, bits_per_byte, by_domain, encode, perplexity, score_texts
 from coterie.eval.windows import Reader, Seen, check_context, prefix_id
 
@@ -33,6 +33,9 @@ class Perplexity(Work):
         "half; intervals by bootstrap over texts; by context length: the same blocks of 64 tokens after each length"
     )
     settings = ("context", "stride", "lengths", "blocks", "files")
+
+    def is_there(self, context: Context) -> bool:
+        return has_texts(context.files)
 
     def run(self, lm: "LanguageModel", context: Context) -> TaskResult:
         limit = lm.config.max_position_embeddings
