@@ -41,8 +41,8 @@ class MtBench(Work):
     file = "mt_bench"
     metric = "rating"
     protocol = (
-        "two turns, temperature 0.7 for writing and roleplay, 0.1 for stem and humanities, else 0, at most 1024 new "
-        "tokens; a judge at temperature 0 rates each turn from 1 to 10, with the reference answer where there is one"
+        "two turns, temperature 0.7 for writing and roleplay, 0.1 for stem and humanities, else 0; a judge at "
+        "temperature 0 rates each turn from 1 to 10, with the reference answer where there is one"
     )
     settings = NAMES
 
@@ -69,7 +69,7 @@ class MtBench(Work):
                 seen=partial(_record, lm, context.recorder),
             )
             n_tokens = sum(sum(a.n_tokens) for a in answers.values())
-            notes = _about_answers(list(answers.values()))
+            notes = _about_answers(lm, settings.max_tokens, list(answers.values()))
             if judge is None:
                 notes.append(f"the answers are in {context.run_dir}; nobody rated them: add --judge URL")
                 return TaskResult([], notes=notes, n_items=len(answers), n_tokens=n_tokens)
@@ -170,11 +170,17 @@ def _names(ours: str, theirs: Mapping[str, Answers], folder: Path) -> tuple[str,
     return ours, name if name != ours else f"{name} ({folder.name})"
 
 
-def _about_answers(answers: Sequence[Answers]) -> list[str]:
+def _about_answers(lm: "LanguageModel", max_tokens: int, answers: Sequence[Answers]) -> list[str]:
+    """How the model was asked, and what was cut short."""
     finish = [f for a in answers for f in a.finish]
-    notes = []
+    form = (
+        f"the chat form {lm.chat_form.name}" if lm.chat_form else "no chat form: the texts of the turns are continued"
+    )
+    notes = [f"answered with {form}, at most {max_tokens} new tokens a turn"]
     if n := finish.count("length"):
-        notes.append(f"{n} of {len(finish)} answers were cut short at the most new tokens or at the context's end")
+        notes.append(
+            f"{n} of {len(finish)} answers were cut short, at the most new tokens or because the context is full"
+        )
     if n := finish.count(NO_ROOM):
         notes.append(f"{n} of {len(finish)} answers are empty because the context was full")
     return notes
