@@ -37,6 +37,6 @@ def test_win_rates() -> None:
 def test_the_table_of_ratings() -> None:
     section = rating_section(TALKS, RATINGS)
     assert section.columns == ("category", "turn 1", "turn 2", "mean", "ratings")
-    assert section.rows[0] == ("math", 5.5, 6.0, pytest.approx(17 / 3, abs=1e-3), 3) and section.rows[-1][-1] == 5
-    assert "5.20 of 10 over 5 answers" in section.sentence
+    assert section.rows[0] == ("math", 5.5, 6.0, 5.0, 3) and section.rows[-1][-1] == 5
+    assert "4.83 of 10, from 5 rated answers" in section.sentence
     assert section.plots[0].series["turn 1"] == [5.5, 5.0]

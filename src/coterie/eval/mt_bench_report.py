@@ -41,9 +41,9 @@ def rating_section(conversations: Sequence[Conversation], ratings: Ratings) -> S
     table = {g: [_of(conversations, ratings, g, n) for n in range(1, n_turns + 1)] for g in (*categories, "")}
     rows: list[tuple[Cell, ...]] = []
     for group, turns in table.items():
-        every = [value for turn in turns for value in turn]
-        rows.append((group or "all", *(_round(_mean(turn)) for turn in turns), _round(_mean(every)), len(every)))
-    overall = _mean(list(ratings.values()))
+        mean, n = _mean(_by_question(conversations, ratings, group)), sum(map(len, turns))
+        rows.append((group or "all", *(_round(_mean(turn)) for turn in turns), _round(mean), n))
+    overall = _mean(_by_question(conversations, ratings, ""))
     bars = Plot(
         "bars",
         "MT-bench by category",
@@ -56,7 +56,7 @@ def rating_section(conversations: Sequence[Conversation], ratings: Ratings) -> S
     return Section(
         key="mt-bench",
         title="MT-bench",
-        sentence=f"The judge's ratings have a mean of {overall:.2f} of 10 over {len(ratings)} answers.",
+        sentence=f"The judge's mean rating of a question is {overall:.2f} of 10, from {len(ratings)} rated answers.",
         columns=("category", *bars.series, "mean", "ratings"),
         rows=tuple(rows),
         plots=(bars,),
@@ -89,6 +89,16 @@ def battle_section(fought: Sequence[Fought], names: tuple[str, str]) -> Section:
 
 def _of(conversations: Sequence[Conversation], ratings: Ratings, group: str, turn: int) -> list[float]:
     return [ratings[c.id, turn] for c in conversations if group in ("", c.category) and (c.id, turn) in ratings]
+
+
+def _by_question(conversations: Sequence[Conversation], ratings: Ratings, group: str) -> list[float]:
+    """The mean rating of each question that has one: what the metric `rating` is the mean of."""
+    found = []
+    for c in conversations:
+        turns = [ratings[c.id, n] for n in range(1, len(c.turns) + 1) if (c.id, n) in ratings]
+        if turns and group in ("", c.category):
+            found.append(_mean(turns))
+    return found
 
 
 def _mean(values: Sequence[float]) -> float:
