@@ -15,14 +15,21 @@ __all__ = ["probability_of_true"]
 
 
 def __getattr__(name: str) -> Any:
-    if name != "documents":
+    fetched = {"documents": _documents, "bbq_documents": _bbq_documents}.get(name)
+    if fetched is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     register()
-    return _documents
+    return fetched
 
 
 def _documents(rows: Any) -> Any:
     return rows
+
+
+def _bbq_documents(rows: Any) -> Any:
+    from lm_eval.tasks.bbq.utils import process_docs
+
+    return process_docs(rows)
 
 
 def probability_of_true(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:

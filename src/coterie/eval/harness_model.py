@@ -8,6 +8,7 @@ the `batch_size` is not needed, since passes are filled by tokens and no answer 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ class CoterieLM(LM):  # type: ignore[misc]  # lm_eval has no types
         rolling_bos: str = "lm-eval",
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
     ):
         super().__init__()
         if rolling_bos not in ("lm-eval", "once"):
@@ -57,7 +59,7 @@ class CoterieLM(LM):  # type: ignore[misc]  # lm_eval has no types
         self._tokenizer = self.lm.tokenizer
         context = self.lm.config.max_position_embeddings
         self.max_length = min(max_length or context, context)
-        self._chat_form, self._rolling_bos = chat_form, rolling_bos
+        self._chat_form, self._rolling_bos, self._progress = chat_form, rolling_bos, progress
         self._conversations: dict[str, list[int]] = {}  # ids by the text that stands for them
         self._device = self.lm.model.device
 
@@ -85,7 +87,7 @@ class CoterieLM(LM):  # type: ignore[misc]  # lm_eval has no types
         groups: dict[str, list[int]] = {}
         for place, request in enumerate(requests):
             groups.setdefault(repr(request.args[1]), []).append(place)
-        with tqdm(total=len(requests), desc="generate_until", disable=disable_tqdm) as bar:
+        with self._bar("generate_until", len(requests), disable_tqdm) as advance:
             for places in groups.values():
                 places.sort(key=lambda place: len(requests[place].args[0]))
                 for start in range(0, len(places), _TOGETHER):
@@ -94,7 +96,7 @@ class CoterieLM(LM):  # type: ignore[misc]  # lm_eval has no types
                     for (place, args), text in zip(chunk, texts, strict=True):
                         answers[place] = text
                         self.cache_hook.add_partial("generate_until", args, text)
-                    bar.update(len(chunk))
+                    advance(len(chunk))
         return answers
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
@@ -179,13 +181,30 @@ class CoterieLM(LM):  # type: ignore[misc]  # lm_eval has no types
         is_quiet: bool,
         remember: Callable[[int, tuple[float, bool]], None] = lambda place, answer: None,
     ) -> list[tuple[float, bool]]:
-        with tqdm(total=len(pairs), desc=title, disable=is_quiet) as bar:
+        with self._bar(title, len(pairs), is_quiet) as advance:
 
             def done(place: int, logprob: float, is_greedy: bool) -> None:
                 remember(place, (logprob, is_greedy))
-                bar.update()
+                advance(1)
 
             return Scorer(self.lm.model).score(pairs, done=done)
+
+    @contextmanager
+    def _bar(self, title: str, total: int, is_quiet: bool) -> Iterator[Callable[[int], None]]:
+        """Steps told to who asked for them, else to the harness's kind of bar."""
+        n_done = 0
+
+        def tell(n: int) -> None:
+            nonlocal n_done
+            n_done += n
+            if self._progress is not None:
+                self._progress(title, n_done, total)
+
+        if self._progress is not None:
+            yield tell
+            return
+        with tqdm(total=total, desc=title, disable=is_quiet) as bar:
+            yield bar.update
 
     @torch.inference_mode()
     def _generate(self, contexts: Sequence[str], asked: dict[str, Any]) -> list[str]:

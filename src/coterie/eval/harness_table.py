@@ -79,7 +79,40 @@ A: The 1992 Olympics were held in Barcelona, Spain.
 
 Q: {{question}}
 A:"""
-_MC2 = {"process_results": Function("coterie.eval.harness_forms.probability_of_true"), "num_fewshot": 0}
+_MC2 = {"process_results": Function("coterie.eval.harness_forms.probability_of_true")}
+_SHORT_TRUTH = "{{'Q: ' + question + '\nA:'}}"
+
+
+def _truth(file: str, text: str, which: str) -> Form:
+    keep = ("question", f"{which}_targets")
+    more = {"num_fewshot": 0, **(_MC2 if which == "mc2" else {})}
+    return Form(file, keep, _choice(text, "{{" + which + "_targets.choices}}", "acc", target=0, **more))
+
+
+_EXAMS = {
+    "de": "Frage: {{question}}\nAntwort:",
+    "es": "Pregunta: {{question}}\nRespuesta:",
+    "fr": "Question : {{question}}\nRéponse :",
+    "it": "Domanda: {{question}}\nRisposta:",
+}
+_AGIEVAL = (
+    "{{context or ''}}Q: {{question}} Answer Choices: {% for c in choices %}({{'ABCDEFGHIJ'[loop.index0]}}){{c}}"
+    "{{'' if loop.last else ' '}}{% endfor %}\nA: Among A through {{'ABCDEFGHIJ'[choices|length - 1]}}, the answer is"
+)
+_LETTERED = (
+    "[{% for c in choices %}{{('(' + 'ABCDEFGHIJ'[loop.index0] + ')' + c).__repr__()}}"
+    "{{'' if loop.last else ', '}}{% endfor %}]"
+)
+_BBQ = "lm_eval.tasks.bbq.utils"
+_CATEGORIES = (  # all of them must be declared, NaN where there is no row
+    "_Age", "_Disability_status", "_Gender_identity", "_Nationality", "_Physical_appearance", "_Race_ethnicity",
+    "_Race_x_gender", "_Race_x_SES", "_Religion", "_SES", "_Sexual_orientation",
+)  # fmt: skip
+
+
+def _aggregated(metric: str, function: str) -> dict[str, Any]:
+    return {"metric": metric, "aggregation": Function(f"{_BBQ}.{function}"), "higher_is_better": True}
+
 
 FORMS: dict[str, Form] = {
     "hellaswag": Form(
@@ -112,14 +145,10 @@ FORMS: dict[str, Form] = {
         by="subject",
         of_part=_subject,
     ),
-    "truthfulqa_mc1": Form(
-        "truthfulqa.en", ("question", "mc1_targets"), _choice(_TRUTH, "{{mc1_targets.choices}}", "acc", target=0)
-    ),
-    "truthfulqa_mc2": Form(
-        "truthfulqa.en",
-        ("question", "mc2_targets"),
-        _choice(_TRUTH, "{{mc2_targets.choices}}", "acc", target=0, **_MC2),
-    ),
+    "truthfulqa_mc1": _truth("truthfulqa.en", _TRUTH, "mc1"),
+    "truthfulqa_mc2": _truth("truthfulqa.en", _TRUTH, "mc2"),
+    "truthfulqa_es_mc1": _truth("truthfulqa.es", _SHORT_TRUTH, "mc1"),
+    "truthfulqa_es_mc2": _truth("truthfulqa.es", _SHORT_TRUTH, "mc2"),
     "lambada": Form(
         "lambada",
         ("context", "answer"),
@@ -135,4 +164,49 @@ FORMS: dict[str, Form] = {
     ),
     "copa": Form("copa", _CONTEXT, _choice(_cause("because", "therefore"), _LOWER, "acc")),
     "xcopa_it": Form("xcopa_it", _CONTEXT, _choice(_cause("perché", "quindi"), _LOWER.replace("' ' + ", ""), "acc")),
+    "exams": Form(
+        "exams",
+        _QUESTION,
+        _choice("", "choices", "acc", "acc_norm"),
+        by="lang",
+        of_part=lambda lang: {"doc_to_text": _EXAMS.get(lang, "Question: {{question}}\nAnswer:")},
+    ),
+    "agieval": Form("agieval", _CONTEXT, _choice(_AGIEVAL, _LETTERED, "acc", "acc_norm"), by="task"),
+    "basic_skills": Form("basic_skills", _QUESTION, _choice("question", "choices", "acc", "acc_norm"), by="task"),
+    "bbq": Form(
+        "bbq",
+        (
+            "example_id",
+            "question_polarity",
+            "context_condition",
+            "category",
+            "answer_info",
+            "additional_metadata",
+            "context",
+            "question",
+            "ans0",
+            "ans1",
+            "ans2",
+            "label",
+        ),
+        {
+            "output_type": "multiple_choice",
+            "process_docs": Function("coterie.eval.harness_forms.bbq_documents"),
+            "process_results": Function(f"{_BBQ}.process_results_multiple_choice"),
+            "doc_to_text": "{{context}}\n\nQ: {{question}}\nA:",
+            "doc_to_target": Function(f"{_BBQ}.doc_to_target"),
+            "doc_to_choice": Function(f"{_BBQ}.doc_to_choice"),
+            "num_fewshot": 0,
+            "metric_list": [
+                *_mean("acc"),
+                _aggregated("accuracy_amb", "agg_accuracy_amb"),
+                _aggregated("accuracy_disamb", "agg_accuracy_disamb"),
+                *(
+                    _aggregated(f"{kind}_bias_score{category}", f"agg_{kind}_bias_scores")
+                    for kind in ("amb", "disamb")
+                    for category in ("", *_CATEGORIES)
+                ),
+            ],
+        },
+    ),
 }

@@ -9,7 +9,8 @@ of files with several parts (subjects, languages) there is one task each, and a 
 """
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,24 @@ Splits = dict[str, list[dict[str, Any]]]  # rows by "test" (what is scored) and 
 
 
 def write_tasks(
-    folder: str | Path, data: str | Path, *, limit: int | None = None, cache: str | Path | None = None
+    folder: str | Path,
+    data: str | Path | Files,
+    names: Sequence[str] = tuple(FORMS),
+    *,
+    limit: int | None = None,
+    cache: str | Path | None = None,
 ) -> list[str]:
     """Write a file for each task whose rows are in `data` (or its `eval/`); returns the names of the tasks.
 
-    `limit` takes the first so many rows of a file, examples not counted; `cache` is where the harness's reader keeps
-    its copy of the rows. Raises `DataError` where `data` has none of the files, or a row lacks a field.
+    `limit` takes so many rows of a file, examples not counted and of every part as many, as `coterie eval` does;
+    `cache` is where the harness's reader keeps its copy of the rows. Raises `DataError` where `data` has none of the
+    files, or a row lacks a field.
     """
-    folder, files = Path(folder), Files(Path(data))
-    found = [name for name, form in FORMS.items() if files.find(form.file) is not None]
+    folder, files = Path(folder), data if isinstance(data, Files) else Files(Path(data))
+    found = [name for name in names if files.find(FORMS[name].file) is not None]
     if not found:
-        stems = ", ".join(sorted({form.file for form in FORMS.values()}))
-        raise DataError(f"{data} has none of the files {stems} (.jsonl or .jsonl.gz): name the folder that does")
+        stems = ", ".join(sorted({FORMS[name].file for name in names}))
+        raise DataError(f"{files.folder} has none of {stems} (.jsonl or .jsonl.gz): name the folder that does (--data)")
     (folder / "rows").mkdir(parents=True, exist_ok=True)
     for name in found:
         form = FORMS[name]
@@ -48,17 +55,20 @@ def write_tasks(
 def _parts(form: Form, read: Read, limit: int | None) -> dict[str, Splits]:
     """Rows by part and split, with the fields that the templates read; parts without rows to score are left out."""
     parts: dict[str, Splits] = {}
-    n = 0
+    turns = []
     for place, row in enumerate(read.rows):
         missing = [name for name in (*form.keep, *([form.by] if form.by else [])) if name not in row]
         if missing:
             raise DataError(f"{read.where(place)}: there is no field {missing[0]!r}, which the task needs")
-        split = "dev" if row.get("split") == "dev" else "test"
-        n += split == "test"
-        if split == "dev" or limit is None or n <= limit:
-            part = parts.setdefault(str(row[form.by]) if form.by else "", {})
-            part.setdefault(split, []).append({name: row[name] for name in form.keep})
-    return {part: splits for part, splits in sorted(parts.items()) if "test" in splits}
+        name, split = str(row[form.by]) if form.by else "", "dev" if row.get("split") == "dev" else "test"
+        rows = parts.setdefault(name, {}).setdefault(split, [])
+        if split == "test":
+            turns.append((len(rows), name))
+        rows.append({field: row[field] for field in form.keep})
+    kept = Counter(name for _, name in sorted(turns)[:limit])
+    for name in kept:
+        parts[name]["test"] = parts[name]["test"][: kept[name]]
+    return {name: splits for name, splits in sorted(parts.items()) if kept[name]}
 
 
 def _write_part(folder: Path, task: str, form: Form, part: str, splits: Splits, cache: str | Path | None) -> str:
@@ -86,9 +96,15 @@ def _group(task: str, form: Form, names: list[str]) -> dict[str, Any]:
 
 
 def _dump(path: Path, fields: Mapping[str, Any]) -> None:
-    """YAML: each value as JSON, which YAML takes in; a function by its tag."""
     path.write_text("".join(f"{key}: {_yaml(value)}\n" for key, value in fields.items()), "utf-8")
 
 
 def _yaml(value: Any) -> str:
-    return f"!function {value.name}" if isinstance(value, Function) else json.dumps(value, ensure_ascii=False)
+    """A value on one line: as JSON, which YAML takes in, with functions by their tag."""
+    if isinstance(value, Function):
+        return f"!function {value.name}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)}: {_yaml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_yaml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
