@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 from coterie.cli.output import note, print_table, printable
 
 if TYPE_CHECKING:
+    from coterie.analysis.section import Section
     from coterie.eval.run import Report, TaskReport
     from coterie.eval.task import Metric
 
 __all__ = ["print_report"]
 
+_MOST_ROWS = 16  # of a section's table
 _MOST_GROUPS = 12  # of a task, before the table names only the extremes
 
 
@@ -25,11 +27,24 @@ def print_report(report: "Report") -> None:
         print(f"  {task.name}: {task.protocol}.")
         for section in task.sections:
             print(f"  {task.name}: {section.sentence}")
+            _print_section(section)
         for sentence in task.notes:
             print(f"  {task.name}: {sentence}.")
     print("  ± is the standard error.")
+    for sentence in report.left_out:
+        note(f"not run: {sentence}")
     if report.folder is not None:
         note(f"{report.folder / 'run.json'} has everything; repeat it with: coterie eval --repeat {report.folder}")
+
+
+def _print_section(section: "Section") -> None:
+    """Its table, where that is a small one; run.json has them all."""
+    from coterie.analysis.section import shown as shown_cell
+
+    if 0 < len(section.rows) <= _MOST_ROWS:
+        print_table(
+            [section.columns, *(tuple(printable(shown_cell(cell)) for cell in row) for row in section.rows)], indent=4
+        )
 
 
 def _rows(task: "TaskReport") -> list[tuple[str, ...]]:

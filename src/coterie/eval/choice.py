@@ -1,17 +1,19 @@
 """Multiple choice: the most likely continuation is the model's answer.
 
 `acc` takes the largest log-probability, `acc_norm` the largest one per character of the choice (without the space that
-joins it to the context), as lm-eval does; the first of equals wins. Shots come before the question, with their answers,
-a blank line after each.
+joins it to the context), as lm-eval does; the first of equals wins. Shots come before the question, with their answers
+and a blank line after each: the same ones before every question, so that they are read once, and another row in place
+of the one that is asked.
 """
 
 import random
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 from coterie.engine.score import Score
 from coterie.eval.rows import answer_of, choices_of, text_of
-from coterie.eval.task import Choose, Item, Row, Task
+from coterie.eval.task import Choose, Item, Judged, Metric, Row, Task
 
 __all__ = ["Choice", "best", "picked"]
 
@@ -38,6 +40,9 @@ class Choice(Task):
         place: int = row["answer"]
         return place
 
+    def group(self, row: Row) -> str:
+        return str(row[self.group_field]) if self.group_field else ""
+
     def check(self, row: Row, where: str) -> None:
         for name in self.fields:
             text_of(row, name, where)
@@ -45,39 +50,37 @@ class Choice(Task):
         if self.group_field:
             text_of(row, self.group_field, where)
 
+    def asks(self, row: Row, before: str) -> tuple[Choose, ...]:
+        """What is asked of a row; `before` are its shots."""
+        return (Choose(before + self.prompt(row), tuple(f" {choice}" for choice in self.choices(row))),)
+
     def shot(self, row: Row) -> str:
         """A question with its answer, as it stands before another one."""
         return f"{self.prompt(row)} {self.choices(row)[self.answer(row)]}\n\n"
 
     def items(self, rows: Sequence[Row], *, shots: int | None, seed: int) -> list[Item]:
         n = self.shots if shots is None else shots
-        drawn = random.Random(seed)
+        drawn = random.Random(seed).sample(range(len(rows)), min(n + 1, len(rows))) if n else []
         found = []
         for number, row in enumerate(rows):
-            before = "".join(map(self.shot, self.drawn(rows, number, n, drawn))) if n else ""
-            continuations = tuple(f" {choice}" for choice in self.choices(row))
-            asks = (Choose(self.header(row) + before + self.prompt(row), continuations),)
-            found.append(Item(str(row.get("id", number)), asks, row, self.group(row)))
+            before = "".join(self.shot(rows[place]) for place in [p for p in drawn if p != number][:n])
+            found.append(Item(str(row.get("id", number)), self.asks(row, before), row, self.group(row)))
         return found
 
-    def group(self, row: Row) -> str:
-        return str(row[self.group_field]) if self.group_field else ""
-
-    def header(self, row: Row) -> str:
-        """What stands before everything."""
-        return ""
-
-    def drawn(self, rows: Sequence[Row], number: int, n: int, generator: random.Random) -> list[Row]:
-        """The rows of the shots before row `number`: others of the same file, drawn for each question anew."""
-        places = generator.sample(range(len(rows)), min(n + 1, len(rows)))
-        return [rows[place] for place in places if place != number][:n]
-
     def judge(self, item: Item, answers: list[list[Score]]) -> dict[str, float]:
-        logprobs = [score.logprob for (scores) in answers for score in scores]
+        logprobs = [score.logprob for scores in answers for score in scores]
         return picked(logprobs, self.choices(item.row), self.answer(item.row), self.norm)
 
     def chance(self, items: Sequence[Item]) -> float | None:
         return sum(1 / len(self.choices(item.row)) for item in items) / len(items)
+
+    def metrics(self, judged: list[Judged]) -> list[Metric]:
+        """Guessing is as good in acc_norm as in acc."""
+        found, chances = list[Metric](), dict[str, float | None]()
+        for metric in super().metrics(judged):
+            chances.setdefault(metric.group, metric.chance)
+            found.append(replace(metric, chance=chances[metric.group]))
+        return found
 
 
 def picked(logprobs: Sequence[float], choices: Sequence[str], answer: int, norm: bool) -> dict[str, float]:

@@ -14,6 +14,23 @@ __all__ = ["GROUPS", "TASKS", "is_file", "make", "names_of"]
 
 TASKS = {
     "hellaswag": "coterie.eval.choice_tasks:HellaSwag",
+    "piqa": "coterie.eval.choice_tasks:Piqa",
+    "winogrande": "coterie.eval.choice_tasks:WinoGrande",
+    "arc_easy": "coterie.eval.choice_tasks:ArcEasy",
+    "arc_challenge": "coterie.eval.choice_tasks:ArcChallenge",
+    "openbookqa": "coterie.eval.choice_tasks:OpenBookQA",
+    "boolq": "coterie.eval.choice_tasks:BoolQ",
+    "commonsenseqa": "coterie.eval.letter_tasks:CommonsenseQA",
+    "mmlu": "coterie.eval.letter_tasks:Mmlu",
+    "truthfulqa.en": "coterie.eval.truthfulqa:TruthfulQA",
+    "truthfulqa.es": "coterie.eval.truthfulqa:TruthfulQAEs",
+    "lambada": "coterie.eval.lambada:Lambada",
+    "copa": "coterie.eval.choice_tasks:Copa",
+    "xcopa_it": "coterie.eval.choice_tasks:XcopaIt",
+    "exams": "coterie.eval.choice_tasks:Exams",
+    "agieval": "coterie.eval.choice_tasks:AgiEval",
+    "basic_skills": "coterie.eval.choice_tasks:BasicSkills",
+    "bbq": "coterie.eval.bbq:Bbq",
     "mt_bench": "coterie.eval.mt_bench:MtBench",
     "perplexity": "coterie.eval.text_tasks:Perplexity",
     "quantized": "coterie.eval.quantized:Quantized",
@@ -21,7 +38,27 @@ TASKS = {
     "retrieval": "coterie.eval.retrieval:Retrieval",
 }
 GROUPS = {
-    "multiple-choice": ("hellaswag",),
+    "multiple-choice": (
+        "hellaswag",
+        "piqa",
+        "winogrande",
+        "arc_easy",
+        "arc_challenge",
+        "openbookqa",
+        "boolq",
+        "commonsenseqa",
+        "mmlu",
+        "truthfulqa.en",
+        "truthfulqa.es",
+        "lambada",
+        "copa",
+        "xcopa_it",
+        "exams",
+        "agieval",
+        "basic_skills",
+        "bbq",
+    ),
+    "truthfulqa": ("truthfulqa.en", "truthfulqa.es"),
     "long-context": ("passkey", "retrieval"),
 }
 
@@ -31,18 +68,29 @@ def is_file(name: str) -> bool:
     return name.endswith(ENDINGS)
 
 
-def names_of(asked: str, context: Context) -> list[str]:
-    """The names that a TASK of the command line stands for: itself, those of a group, or all whose files are there."""
+def names_of(asked: str, context: Context) -> tuple[list[str], list[str]]:
+    """What a TASK of the command line stands for: itself, or the members of a group (`all`: every task) that can run.
+
+    The second list says of each member that cannot, why.
+    """
     if asked in TASKS or is_file(asked):
-        return [asked]
-    if asked in GROUPS or asked == "all":
-        members = TASKS if asked == "all" else GROUPS[asked]
-        return [name for name in members if _is_there(name, context)]
-    there = ", ".join(name for name in TASKS if _is_there(name, context)) or "none"
-    raise RequestError(
-        f"{asked!r} is no task{nearest(asked, [*TASKS, *GROUPS, 'all'])}; the data at hand has {there}, and a .jsonl "
-        "file is a task as well"
-    )
+        return [asked], []
+    if asked not in GROUPS and asked != "all":
+        there = ", ".join(name for name in TASKS if make(name, context).is_there(context)) or "none"
+        raise RequestError(
+            f"{asked!r} is no task{nearest(asked, [*TASKS, *GROUPS, 'all'])}; the data at hand has {there}, and a "
+            ".jsonl file is a task as well"
+        )
+    names, left_out = [], []
+    for name in TASKS if asked == "all" else GROUPS[asked]:
+        task = make(name, context)
+        if task.runs_code and not context.run_code:
+            left_out.append(f"{name} runs code that the model writes: pass --run-code to allow that")
+        elif not task.is_there(context):
+            left_out.append(f"{name} needs {_needs(task)}")
+        else:
+            names.append(name)
+    return names, left_out
 
 
 def make(name: str, context: Context) -> Task | Work:
@@ -56,10 +104,7 @@ def make(name: str, context: Context) -> Task | Work:
     return task
 
 
-def _is_there(name: str, context: Context) -> bool:
-    """Whether the file of a task is in the data folder; a task without one always is."""
-    task = make(name, context)
-    if isinstance(task, Work):
-        return task.is_there(context)
-    file = task.file
-    return not file or context.files.find(file) is not None
+def _needs(task: Task | Work) -> str:
+    if task.file:
+        return f"{task.file}.jsonl, which is not in the data folder"
+    return f"texts in the data folder or a setting ({', '.join(task.settings)})" if task.settings else "more data"

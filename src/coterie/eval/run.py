@@ -51,6 +51,7 @@ class Report:
     tasks: list[TaskReport]
     folder: Path | None = None
     document: Mapping[str, Any] = field(default_factory=dict)  # run.json
+    left_out: list[str] = field(default_factory=list)  # tasks of a group that cannot run, and why
 
 
 def evaluate(
@@ -79,9 +80,11 @@ def evaluate(
         folder, progress,
     )  # fmt: skip
     _check_numbers(context)
-    names = list(dict.fromkeys(name for asked in tasks for name in names_of(asked, context)))
+    found = [names_of(asked, context) for asked in tasks]
+    names = list(dict.fromkeys(name for members, _ in found for name in members))
+    left_out = list(dict.fromkeys(sentence for _, sentences in found for sentence in sentences))
     if not names:
-        raise RequestError(f"none of the files of {', '.join(tasks)} is in the data folder: pass --data DIR")
+        raise RequestError(f"nothing of {', '.join(tasks)} can run: {'; '.join(left_out[:3])} (pass --data DIR?)")
     made = [make(name, context) for name in names]
     for task in made:
         _check_options(task, context)
@@ -92,7 +95,7 @@ def evaluate(
             _ask(lm, task, items, kept, context) if isinstance(task, Task) else _work(lm, task, context)
             for task, items in zip(made, prepared, strict=True)
         ]
-        return Report(reports, folder, kept.finish(reports))
+        return Report(reports, folder, kept.finish(reports, left_out), left_out)
 
 
 def _prepare(lm: LanguageModel, task: Task, context: Context) -> list[Item]:

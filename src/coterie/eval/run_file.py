@@ -59,9 +59,9 @@ class RunFolder:
     def keep(self, task: str, item: Item, answers: list[Answer]) -> None:
         self._journal.add({"task": task, "id": item.id, "asked": _digest(item), "answers": _packed(answers)})
 
-    def finish(self, reports: "Sequence[TaskReport]") -> dict[str, Any]:
+    def finish(self, reports: "Sequence[TaskReport]", left_out: Sequence[str]) -> dict[str, Any]:
         """Write run.json and give its content."""
-        document = self._document(reports)
+        document = self._document(reports) | {"left_out": list(left_out)}
         if self._folder is not None:
             with disk_errors(self._folder), new_file(self._folder / "run.json") as file:
                 file.write(json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False).encode() + b"\n")

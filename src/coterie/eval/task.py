@@ -139,6 +139,10 @@ class Task(ABC):
         """`context` is what the run was asked for: `self.context.settings`, `.samples`, `.shots`."""
         self.context = context
 
+    def is_there(self, context: Context) -> bool:
+        """Whether its file is; a group of tasks leaves out one that has none."""
+        return context.files.find(self.file) is not None
+
     def bind(self, lm: "LanguageModel") -> None:  # noqa: B027 most tasks ask every model the same
         """Told of the model before `items`, for questions that must fit its tokenizer and context."""
 
