@@ -51,7 +51,7 @@ def test_types_of_a_model_against_itself(models: dict[str, LanguageModel], files
     assert task.asked == [("original", "int8"), ("original", "int2")]
     assert values["int8", "kl"] == 0 and values["int8", "top1_agreement"] == 1
     assert values["int2", "kl"] > 0.01 and values["int2", "perplexity"] != values["int2", "perplexity_original"]
-    assert values["int8, de", "perplexity"] == values["int2, de", "perplexity_original"]
+    assert values["int8", "perplexity"] == values["int2", "perplexity_original"]
     assert values["int2", "kl_median"] < values["int2", "kl_p99"]
     assert [row[:2] for row in found.sections[0].rows[:3]] == [("int8", "all"), ("int8", "de"), ("int8", "en")]
     assert found.sections[0].rows[0][-1] == 4 + 64 * 3
@@ -63,6 +63,7 @@ def test_a_model_against_the_original_it_was_made_of(models: dict[str, LanguageM
     back = task.run(models["original"], Context(files, settings={"quantize": "int2", "context": "64"}))
     assert [(m.name, m.value) for m in there.metrics] == [(m.name, m.value) for m in back.metrics]
     assert there.sections[0].sentence.startswith("KL ")
+    assert list(dict.fromkeys(m.group for m in there.metrics)) == ["", "de", "en"]
 
 
 def test_what_is_wrong_is_said(models: dict[str, LanguageModel], files: Files) -> None:

@@ -83,3 +83,32 @@ def test_what_is_wrong_is_said(lm: LanguageModel, files: Files, tmp_path: Path) 
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(DataError, match=r"empty.txt has no text to score"):
         run(files=str(tmp_path / "empty.txt"))
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(lm: LanguageModel, files: Files, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop_in_the_curves(what: str, done: int, total: int) -> None:
+        if what.startswith("context length, en") and done > total // 2:
+            raise Stop
+
+    settings, run_dir, steps = {"lengths": "32,64,256", "blocks": "5"}, tmp_path / "run", list[tuple[str, int]]()
+    with pytest.raises(Stop):
+        Perplexity().run(lm, Context(files, settings=settings, run_dir=run_dir, progress=stop_in_the_curves))
+    context = Context(
+        files, settings=settings, run_dir=run_dir, progress=lambda what, done, total: steps.append((what, done))
+    )
+    again, fresh = Perplexity().run(lm, context), Perplexity().run(lm, Context(files, settings=settings))
+    assert again.metrics == fresh.metrics
+    assert not any(what == "perplexity" for what, _ in steps)
+    assert [step for step in steps if "de" in step[0]] == [
+        ("context length, de (1 of 2)", 5 * n) for n in (32, 96, 352)
+    ]
+    other = LanguageModel(lm.model, lm.tokenizer)
+    other.model.layers[0].feed_forward.router.weight.data.mul_(1.5)
+    try:
+        changed = Perplexity().run(other, context)
+    finally:
+        other.model.layers[0].feed_forward.router.weight.data.div_(1.5)
+    assert changed.metrics[0] != fresh.metrics[0]

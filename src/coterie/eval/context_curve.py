@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from coterie.eval.kept import Kept
 from coterie.eval.resample import Estimate, estimate
 from coterie.eval.text_score import Text
 from coterie.eval.windows import Reader, ending_at
@@ -100,28 +101,35 @@ def curve(
     n_blocks: int = 32,
     prefix: int,
     progress: Progress = lambda done, total: None,
+    kept: Kept | None = None,
 ) -> Curve | None:
     """The curve over the texts of one domain, up to the longest length that one of them has; None where none has two.
 
-    `progress` counts tokens read, of an estimate that is exact where the texts are long enough.
+    `progress` counts tokens read. Lengths that `kept` knows are not read again.
     """
     longest_text = max(len(text.ids) for text in texts)
     lengths = tuple(length for length in lengths if length <= longest_text)
     if len(lengths) < 2:
         return None
-    n_scored = min(n_scored, lengths[0] // 2)
+    n_scored = min(n_scored, max(1, lengths[0] // 2))
     blocks = place_blocks(texts, lengths[-1], n_scored, n_blocks)
-    total, done, rows = len(blocks) * sum(lengths), 0, []
+    total, done, rows = len(blocks) * sum(lengths), 0, list[tuple[float, ...]]()
     for length in lengths:
-        windows = (
+        windows = [
             ending_at(texts[block.text].ids, block.stop, context=length, n_scored=n_scored, prefix=prefix)
             for block in blocks
-        )
-        nats = []
-        for window, hidden in reader.read(windows):
-            nats.append(float(reader.nats(hidden, window.targets).sum()))
-            done += length
-            progress(done, total)
+        ]
+        key = [[window.ids, window.targets] for window in windows]
+        nats = None if kept is None else kept.find("nats of blocks", key)
+        if nats is None:
+            nats = []
+            for n, (window, hidden) in enumerate(reader.read(windows), 1):
+                nats.append(float(reader.nats(hidden, window.targets).sum()))
+                progress(done + n * length, total)
+            if kept is not None:
+                kept.add(nats, "nats of blocks", key)
+        done += length * len(blocks)
+        progress(done, total)
         rows.append(tuple(nats))
     return Curve(domain, lengths, n_scored, blocks, tuple(rows))
 

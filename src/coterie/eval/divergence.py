@@ -68,19 +68,17 @@ class Divergence:
 def compare(
     original: Reader,
     model: Reader,
-    windows: Sequence[tuple[int, Window]],
+    windows: Sequence[Window],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Divergence:
-    """Both models read each (number of its text, window); `progress` counts scored tokens."""
-    total, done, parts = sum(len(w.targets) for _, w in windows), 0, list[tuple[Array, ...]]()
-    plain = [window for _, window in windows]
-    both = zip(original.read(plain), model.read(plain), strict=True)
-    for (number, window), ((_, hidden_p), (_, hidden_q)) in zip(windows, both, strict=True):
+    """Both models read each window; `progress` counts scored tokens."""
+    total, done, parts = sum(len(window.targets) for window in windows), 0, list[tuple[Array, ...]]()
+    for (window, hidden_p), (_, hidden_q) in zip(original.read(windows), model.read(windows), strict=True):
         target_n1 = torch.tensor(window.targets)[:, None]
         row = 0
         for logits_p, logits_q in zip(original.logits(hidden_p), model.logits(hidden_q), strict=True):
             part = _judge(logits_p, logits_q.to(logits_p.device), target_n1[row : row + len(logits_p)])
-            parts.append((*part, np.full(len(logits_p), number)))
+            parts.append((*part, np.full(len(logits_p), window.text)))
             row += len(logits_p)
         done += len(window.targets)
         progress(done, total)

@@ -69,10 +69,10 @@ class Quantized(Work):
             found[name] = compare(Reader(original.model), Reader(model.model), windows, report)
             del other, original, model  # before the next is loaded
         domains = {text.domain: [i for i, t in enumerate(texts) if t.domain == text.domain] for text in texts}
-        n_tokens = sum(len(window.ids) for _, window in windows)
+        n_tokens = sum(len(window.ids) for window in windows) * 2 * len(found)
         return TaskResult(_metrics(found, domains), [_section(found, domains)], [], len(texts), n_tokens)
 
-    def _windows(self, lm: "LanguageModel", context: Context) -> tuple[list[Text], list[tuple[int, Window]]]:
+    def _windows(self, lm: "LanguageModel", context: Context) -> tuple[list[Text], list[Window]]:
         limit = lm.config.max_position_embeddings
         size = whole(context.settings, "context", min(limit, 2048), least=2, most=limit)
         n_windows = whole(context.settings, "windows", 8, least=1, most=100_000)
@@ -83,8 +83,10 @@ class Quantized(Work):
             chosen += evenly([pair for pair in pairs if pair[0] == domain], n_windows)
         texts = encode(lm.tokenizer, chosen, ", ".join(names) or "the data folder")
         prefix = prefix_id(lm.config)
-        firsts = [next(cut(text.ids, context=size, stride=size, prefix=prefix)) for text in texts]
-        return texts, list(enumerate(firsts))
+        return texts, [
+            next(cut(text.ids, context=size, stride=size, prefix=prefix, text=number))
+            for number, text in enumerate(texts)
+        ]
 
 
 def _check_alike(lm: "LanguageModel", other: "LanguageModel", samples: Sequence[Sequence[int]]) -> None:
@@ -104,22 +106,26 @@ def _check_alike(lm: "LanguageModel", other: "LanguageModel", samples: Sequence[
 
 
 def _metrics(found: dict[str, Divergence], domains: dict[str, list[int]]) -> list[Metric]:
-    metrics = []
-    for name, whole_of in found.items():
+    """Of several types, each over all; of one comparison also by domain."""
+    groups = dict(found)
+    if len(found) == 1:
+        (whole_of,) = found.values()
         groups = {"": whole_of}
         if len(domains) > 1:
             groups |= {domain: whole_of.select(numbers) for domain, numbers in domains.items()}
-        for domain, d in groups.items():
-            group = ", ".join(part for part in (name if len(found) > 1 else "", domain) if part)
-            n = len(d.kl)
-            for metric, e in (
-                ("kl", d.mean_kl()), ("top1_agreement", d.agreement()), ("perplexity", d.perplexity()),
-                ("perplexity_original", d.perplexity_original()), ("perplexity_ratio", d.ratio()),
-            ):  # fmt: skip
-                metrics.append(Metric(metric, e.value, e.stderr, n, None, group))
-            metrics.append(Metric("kl_median", d.quantile(0.5), None, n, None, group))
-            metrics.append(Metric("kl_p99", d.quantile(0.99), None, n, None, group))
-    return metrics
+    return [metric for group, divergence in groups.items() for metric in _figures(divergence, group)]
+
+
+def _figures(d: Divergence, group: str) -> list[Metric]:
+    estimates = {
+        "kl": d.mean_kl(), "top1_agreement": d.agreement(), "perplexity": d.perplexity(),
+        "perplexity_original": d.perplexity_original(), "perplexity_ratio": d.ratio(),
+    }  # fmt: skip
+    return [
+        *(Metric(name, e.value, e.stderr, len(d.kl), None, group) for name, e in estimates.items()),
+        Metric("kl_median", d.quantile(0.5), None, len(d.kl), None, group),
+        Metric("kl_p99", d.quantile(0.99), None, len(d.kl), None, group),
+    ]
 
 
 def _section(found: dict[str, Divergence], domains: dict[str, list[int]]) -> Section:

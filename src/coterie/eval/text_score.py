@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from coterie.errors import DataError
+from coterie.eval.kept import Kept
 from coterie.eval.resample import Estimate, estimate
 from coterie.eval.windows import Reader, Seen, cut
 from coterie.tokenizer import Tokenizer
@@ -56,19 +57,36 @@ def score_texts(
     stride: int,
     prefix: int,
     progress: Progress = lambda done, total: None,
-    seen: Callable[[Text], Seen | None] = lambda text: None,
+    seen: Seen | None = None,
+    kept: Kept | None = None,
 ) -> list[TextScore]:
-    """One score a text; `progress` counts texts' tokens. `seen(text)` is what looks at the routing of its windows."""
-    total, done, scores = sum(len(text.ids) for text in texts), 0, list[TextScore]()
-    for text in texts:
-        score = TextScore(text.domain, text.n_bytes)
-        for window, hidden in reader.read(cut(text.ids, context=context, stride=stride, prefix=prefix), seen(text)):
-            score.nats.append(float(reader.nats(hidden, window.targets).sum()))
-            score.tokens.append(len(window.targets))
-            done += len(window.targets)
-            progress(done, total)
-        scores.append(score)
+    """One score a text; `progress` counts tokens. What `kept` knows is not read again, unless routing is to be `seen`:
+    that gets each text's windows, their `text` a place in `texts`.
+    """
+    scores = [TextScore(text.domain, text.n_bytes) for text in texts]
+    missing = [
+        i for i in range(len(texts)) if seen is not None or not _recall(kept, scores[i], texts[i], context, stride)
+    ]
+    total = sum(len(text.ids) for text in texts)
+    done = total - sum(len(texts[i].ids) for i in missing)
+    windows = (w for i in missing for w in cut(texts[i].ids, context=context, stride=stride, prefix=prefix, text=i))
+    for window, hidden in reader.read(windows, seen):
+        text, score = texts[window.text], scores[window.text]
+        score.nats.append(float(reader.nats(hidden, window.targets).sum()))
+        score.tokens.append(len(window.targets))
+        if kept is not None and window.first + len(window.targets) == len(text.ids):
+            kept.add([score.nats, score.tokens], text.ids, context, stride)
+        done += len(window.targets)
+        progress(done, total)
     return scores
+
+
+def _recall(kept: Kept | None, score: TextScore, text: Text, context: int, stride: int) -> bool:
+    """Whether the score of a text is known from an interrupted run; it is filled in then."""
+    known = None if kept is None else kept.find(text.ids, context, stride)
+    if known is not None:
+        score.nats, score.tokens = known
+    return known is not None
 
 
 def by_domain(scores: Sequence[TextScore]) -> dict[str, list[TextScore]]:

@@ -4,13 +4,15 @@ Two measurements. Every token of every text is scored once in windows of the who
 domain. Then a sample of blocks is read again after shorter contexts, always the same tokens (`context_curve.py`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from coterie.analysis.section import Cell, Plot, Section
 from coterie.errors import RequestError
 from coterie.eval.context_curve import Curve, context_lengths, curve, join
+from coterie.eval.kept import Kept
+from coterie.eval.run_file import fingerprint
 from coterie.eval.settings import parts_of, whole, wholes
 from coterie.eval.task import Context, Metric, TaskResult, Work
 from coterie.eval.text_files import has_texts, read_domains
@@ -50,27 +52,30 @@ class Perplexity(Work):
         pairs = read_domains(context.files, names, limit=context.limit)
         texts = encode(lm.tokenizer, pairs, ", ".join(names) or "the data folder")
         reader, prefix = Reader(lm.model), prefix_id(lm.config)
-        scores = score_texts(
-            reader, texts, context=window, stride=stride, prefix=prefix,
-            progress=partial(context.progress, "perplexity"), seen=recording(context.recorder),
-        )  # fmt: skip
-        curves = _curves(reader, texts, lengths, n_blocks, prefix, context)
+        with Kept(context.run_dir, self.name, fingerprint(lm)) as kept:
+            scores = score_texts(
+                reader, texts, context=window, stride=stride, prefix=prefix, kept=kept,
+                progress=partial(context.progress, "perplexity"), seen=recording(context.recorder, texts),
+            )  # fmt: skip
+            curves = _curves(reader, texts, lengths, n_blocks, prefix, context, kept)
         return _result(scores, curves, texts, window, stride)
 
 
-def recording(recorder: Any) -> Callable[[Text], Seen | None]:
-    """What hands the scored rows of a text's windows to a recorder of routing, each of the text's tokens once."""
-
-    def of(text: Text) -> Seen | None:
-        if recorder is None:
-            return None
-        return lambda window, output: recorder.add(window.ids[-len(window.targets) :], output, text.domain)
-
-    return of
+def recording(recorder: Any, texts: Sequence[Text]) -> Seen | None:
+    """What hands the scored rows of windows to a recorder of routing, so that it gets each token of a text once."""
+    if recorder is None:
+        return None
+    return lambda window, output: recorder.add(window.ids[-len(window.targets) :], output, texts[window.text].domain)
 
 
 def _curves(
-    reader: Reader, texts: Sequence[Text], lengths: Sequence[int], n_blocks: int, prefix: int, context: Context
+    reader: Reader,
+    texts: Sequence[Text],
+    lengths: Sequence[int],
+    n_blocks: int,
+    prefix: int,
+    context: Context,
+    kept: Kept,
 ) -> list[Curve]:
     """One for each domain that has texts long enough, and one over those with all lengths where they are several."""
     groups: dict[str, list[Text]] = {}
@@ -81,7 +86,9 @@ def _curves(
     found = []
     for number, (domain, group) in enumerate(groups.items(), 1):
         report = partial(context.progress, f"context length, {domain} ({number} of {len(groups)})")
-        found.append(curve(reader, group, domain, lengths=lengths, n_blocks=n_blocks, prefix=prefix, progress=report))
+        found.append(
+            curve(reader, group, domain, lengths=lengths, n_blocks=n_blocks, prefix=prefix, progress=report, kept=kept)
+        )
     curves = [c for c in found if c is not None]
     whole_ones = [c for c in curves if len(c.lengths) == len(lengths)]
     return [join(whole_ones), *curves] if len(whole_ones) > 1 else curves

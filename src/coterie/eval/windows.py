@@ -37,12 +37,13 @@ _BLOCK = 256  # rows whose logits exist together
 class Window:
     """`ids` are read; the last `len(targets)` of them are followed by `targets`, which are scored.
 
-    `first`: the position in the text of the first target.
+    `first`: the position in the text of the first target; `text`: a number for that text.
     """
 
     ids: tuple[int, ...]
     targets: tuple[int, ...]
     first: int = 0
+    text: int = 0
 
 
 def prefix_id(config: ModelConfig) -> int:
@@ -59,20 +60,20 @@ def check_context(context: int, limit: int, name: str = "context") -> int:
     return context
 
 
-def cut(ids: Sequence[int], *, context: int, stride: int, prefix: int) -> Iterator[Window]:
+def cut(ids: Sequence[int], *, context: int, stride: int, prefix: int, text: int = 0) -> Iterator[Window]:
     """The windows of one text; together their targets are `ids`, each once and in order."""
     assert 1 <= stride <= context
     scored = 0
     while scored < len(ids):
         stop = min(scored + (stride if scored else context), len(ids))
-        yield ending_at(ids, stop, context=context, n_scored=stop - scored, prefix=prefix)
+        yield ending_at(ids, stop, context=context, n_scored=stop - scored, prefix=prefix, text=text)
         scored = stop
 
 
-def ending_at(ids: Sequence[int], stop: int, *, context: int, n_scored: int, prefix: int) -> Window:
+def ending_at(ids: Sequence[int], stop: int, *, context: int, n_scored: int, prefix: int, text: int = 0) -> Window:
     """The window whose last target is `ids[stop - 1]`, read after `context` tokens, `prefix` among them."""
     start = max(0, stop - context)
-    return Window((prefix, *ids[start : stop - 1]), tuple(ids[stop - n_scored : stop]), stop - n_scored)
+    return Window((prefix, *ids[start : stop - 1]), tuple(ids[stop - n_scored : stop]), stop - n_scored, text)
 
 
 class Reader:
