@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from coterie.engine.score import Score
 from coterie.eval.rows import answer_of, choices_of, text_of
-from coterie.eval.task import Choose, Item, Judged, Metric, Row, Task
+from coterie.eval.task import Choose, Context, Item, Judged, Metric, Row, Task
 
 __all__ = ["Choice", "best", "picked"]
 
@@ -26,6 +26,11 @@ class Choice(Task):
     fields: tuple[str, ...] = ("question",)  # that must be text
     n_choices: tuple[int, ...] = ()  # how many there may be; () is any number from two
     group_field = ""
+
+    def __init__(self, context: Context | None = None):
+        super().__init__(context)
+        asked = None if context is None else context.shots
+        self.protocol = f"{self.shots if asked is None else asked} shots; {self.protocol}"
 
     @abstractmethod
     def prompt(self, row: Row) -> str:

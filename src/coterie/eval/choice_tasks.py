@@ -23,7 +23,7 @@ class HellaSwag(Choice):
     name = file = "hellaswag"
     norm = True
     metric = "acc_norm"
-    protocol = f"likelihood of each ending after the context, 0 shots by default; {_NORM}"
+    protocol = f"likelihood of each ending after the context; {_NORM}"
 
     def prompt(self, row: Row) -> str:
         return _one_space(row["question"])
@@ -38,7 +38,7 @@ class Piqa(Choice):
     name = file = "piqa"
     norm = True
     n_choices = (2,)
-    protocol = f"form Question: ... Answer:, likelihood of both solutions, 0 shots by default; {_NORM}"
+    protocol = f"form Question: ... Answer:, likelihood of both solutions; {_NORM}"
 
     def prompt(self, row: Row) -> str:
         return f"Question: {row['question']}\nAnswer:"
@@ -49,7 +49,7 @@ class ArcEasy(Choice):
 
     name = file = "arc_easy"
     norm = True
-    protocol = f"form Question: ... Answer:, likelihood of each choice, 0 shots by default; {_NORM}"
+    protocol = f"form Question: ... Answer:, likelihood of each choice; {_NORM}"
 
     def prompt(self, row: Row) -> str:
         return f"Question: {row['question']}\nAnswer:"
@@ -66,7 +66,7 @@ class OpenBookQA(Choice):
     name = file = "openbookqa"
     norm = True
     metric = "acc_norm"
-    protocol = f"likelihood of each choice after the bare question, 0 shots by default; {_NORM}"
+    protocol = f"likelihood of each choice after the bare question; {_NORM}"
 
     def prompt(self, row: Row) -> str:
         text: str = row["question"]
@@ -79,7 +79,7 @@ class BoolQ(Choice):
     name = file = "boolq"
     fields = ("context", "question")
     n_choices = (2,)
-    protocol = "passage, then form Question: ...? Answer:, likelihood of no and yes, 0 shots by default"
+    protocol = "passage, then form Question: ...? Answer:, likelihood of no and yes"
 
     def prompt(self, row: Row) -> str:
         return f"{row['context']}\nQuestion: {row['question']}?\nAnswer:"
@@ -90,7 +90,7 @@ class WinoGrande(Choice):
 
     name = file = "winogrande"
     n_choices = (2,)
-    protocol = "likelihood of the rest of the sentence after each name in the gap, 0 shots by default"
+    protocol = "likelihood of the rest of the sentence after each name in the gap"
 
     def check(self, row: Row, where: str) -> None:
         super().check(row, where)
@@ -117,7 +117,7 @@ class Copa(Choice):
     name = file = "copa"
     fields = ("context", "question")
     n_choices = (2,)
-    protocol = "premise with because or therefore, likelihood of both sentences, 0 shots by default"
+    protocol = "premise with because or therefore, likelihood of both sentences"
     words = {"cause": "because", "effect": "therefore"}  # noqa: RUF012  # a constant
     space = " "  # lm-eval's choices of COPA begin with a space of their own, so two stand before each
 
@@ -137,7 +137,7 @@ class XcopaIt(Copa):
     """COPA in Italian (Ponti et al. 2020)."""
 
     name = file = "xcopa_it"
-    protocol = "premise with perché or quindi, likelihood of both sentences, 0 shots by default"
+    protocol = "premise with perché or quindi, likelihood of both sentences"
     words = {"cause": "perché", "effect": "quindi"}  # noqa: RUF012  # a constant
     space = ""
 
@@ -148,7 +148,7 @@ class AgiEval(Choice):
     name = file = "agieval"
     norm = True
     group_field = "task"
-    protocol = f"form Q: ... Answer Choices: (A)... A: Among A through E, the answer is, 0 shots by default; {_NORM}"
+    protocol = f"form Q: ... Answer Choices: (A)... A: Among A through E, the answer is; {_NORM}"
 
     def check(self, row: Row, where: str) -> None:
         super().check(row, where)
@@ -174,7 +174,7 @@ class Exams(Choice):
     norm = True
     metric = "acc_norm"
     group_field = "lang"
-    protocol = f"Question and Answer in the question's language, likelihood of each choice, 0 shots by default; {_NORM}"
+    protocol = f"Question and Answer in the question's language, likelihood of each choice; {_NORM}"
     _WORDS = {  # noqa: RUF012  # a constant
         "de": "Frage: {}\nAntwort:",
         "es": "Pregunta: {}\nRespuesta:",
@@ -192,7 +192,7 @@ class BasicSkills(Choice):
     name = file = "basic_skills"
     norm = True
     group_field = "task"
-    protocol = f"likelihood of each choice after the bare question, 0 shots by default; {_NORM}"
+    protocol = f"likelihood of each choice after the bare question; {_NORM}"
 
     def prompt(self, row: Row) -> str:
         text: str = row["question"]

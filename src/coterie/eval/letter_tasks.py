@@ -26,7 +26,7 @@ class CommonsenseQA(_Letters):
 
     name = file = "commonsenseqa"
     n_choices = (5,)
-    protocol = "choices A to E listed, likelihood of each letter after Answer:, 0 shots by default"
+    protocol = "choices A to E listed, likelihood of each letter after Answer:"
 
     def prompt(self, row: Row) -> str:
         return f"Question: {self.listed(row)}"
@@ -40,8 +40,7 @@ class Mmlu(_Letters):
     group_field = "subject"
     shots = 5
     protocol = (
-        "choices A to D listed, likelihood of each letter after Answer:, 5 shots of the subject's dev rows by default; "
-        "mean over questions"
+        "dev rows of the subject; choices A to D listed, likelihood of each letter after Answer:; mean over questions"
     )
 
     def prompt(self, row: Row) -> str:

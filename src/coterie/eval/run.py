@@ -151,17 +151,18 @@ def _ask(lm: LanguageModel, task: Task, items: list[Item], kept: RunFolder, cont
     judged = [(item, task.judge(item, found[place])) for place, item in enumerate(items)]
     return TaskReport(
         task.name, task.protocol, task.metric, task.metrics(judged), time.monotonic() - start, len(items), n_resumed,
-        asker.n_cut, asker.n_read, task.sections(judged), _notes(asker, lm),
+        asker.n_cut, asker.n_read, task.sections(judged), _notes(task, asker, lm, context),
     )  # fmt: skip
 
 
-def _notes(asker: Asker, lm: LanguageModel) -> list[str]:
-    if not asker.n_cut:
-        return []
-    return [
-        f"{asker.n_cut} prompts were longer than the context of {lm.config.max_position_embeddings} tokens and lost "
-        "their beginning"
-    ]
+def _notes(task: Task, asker: Asker, lm: LanguageModel, context: Context) -> list[str]:
+    notes = []
+    if context.shots and not task.takes_shots:
+        notes.append("takes no shots, so --shots changed nothing")
+    if asker.n_cut:
+        limit = lm.config.max_position_embeddings
+        notes.append(f"{asker.n_cut} prompts were longer than the context of {limit} tokens and lost their beginning")
+    return notes
 
 
 def _work(lm: LanguageModel, task: Work, context: Context) -> TaskReport:

@@ -22,16 +22,16 @@ from coterie.api import LanguageModel
 from coterie.checkpoint.atomic import disk_errors, new_file
 from coterie.engine.score import Score
 from coterie.errors import DataError
+from coterie.eval.fingerprint import fingerprint
 from coterie.eval.journal import Journal
 from coterie.eval.task import Answer, Context, Item, Rolled
 
 if TYPE_CHECKING:
     from coterie.eval.run import TaskReport
 
-__all__ = ["FORMAT", "RunFolder", "fingerprint", "read_run"]
+__all__ = ["FORMAT", "RunFolder", "read_run"]
 
 FORMAT = 1
-_SAMPLED = 1 << 20  # bytes of a tensor that its hash reads, from its beginning
 
 
 class RunFolder:
@@ -39,7 +39,7 @@ class RunFolder:
 
     def __init__(self, folder: Path | None, lm: LanguageModel, context: Context, asked: Sequence[str]):
         self._folder, self._lm, self._context, self._asked = folder, lm, context, asked
-        self._fingerprint = fingerprint(lm)
+        self._fingerprint = fingerprint(lm.model, lm.config)
         self._path = None if folder is None else folder / "answers.jsonl"
         with disk_errors(folder or Path()):
             self._journal = Journal(self._path)
@@ -137,18 +137,6 @@ def read_run(path: Path) -> dict[str, Any]:
         if not isinstance(document.get(name), dict):
             raise DataError(f"{path} has no {name}: expected the run.json of an evaluation")
     return document
-
-
-def fingerprint(lm: LanguageModel) -> str:
-    """A digest of the configuration and of the weights as they are in memory: of large ones the first MiB each."""
-    digest = hashlib.sha256(json.dumps(asdict(lm.config), sort_keys=True, default=str).encode())
-    for name, tensor in sorted(lm.model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        flat = (
-            tensor.detach().reshape(-1).view(torch.uint8) if tensor.numel() else tensor.new_empty(0).view(torch.uint8)
-        )
-        digest.update(flat[:_SAMPLED].cpu().numpy().tobytes())
-    return digest.hexdigest()[:32]
 
 
 def _task(report: "TaskReport") -> dict[str, Any]:

@@ -141,7 +141,7 @@ class Task(ABC):
 
     def is_there(self, context: Context) -> bool:
         """Whether its file is; a group of tasks leaves out one that has none."""
-        return context.files.find(self.file) is not None
+        return not self.file or context.files.find(self.file) is not None
 
     def bind(self, lm: "LanguageModel") -> None:  # noqa: B027 most tasks ask every model the same
         """Told of the model before `items`, for questions that must fit its tokenizer and context."""
