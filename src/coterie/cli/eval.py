@@ -98,9 +98,9 @@ def command(
         from coterie.cli.eval_paper import print_paper
         from coterie.cli.model_argument import load_with_bar
 
-        fixed = [*tasks, *_given(shots=shots, samples=samples, trace=trace, plot=plot)]
-        if fixed:
-            raise click.UsageError(f"--paper has tasks, shots and samples of its own: leave out {' '.join(fixed)}")
+        alone = [*tasks, *_given(shots=shots, samples=samples, trace=trace, plot=plot)]
+        if alone:
+            raise click.UsageError(f"--paper has tasks, shots and samples of its own: leave out {' '.join(alone)}")
         print_paper(
             load_with_bar(model), data=data, folder=folder, limit=limit, seed=seed, run_code=run_code, settings=chosen,
             as_json=as_json,

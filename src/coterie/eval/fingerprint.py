@@ -12,7 +12,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
-from coterie.config import ModelConfig
+from coterie.api import LanguageModel
 from coterie.quant.tensor import PackedTensor
 
 __all__ = ["fingerprint"]
@@ -20,10 +20,10 @@ __all__ = ["fingerprint"]
 _PIECES, _PIECE = 64, 1 << 16  # of a matrix, bytes of each
 
 
-def fingerprint(model: nn.Module, config: ModelConfig) -> str:
+def fingerprint(lm: LanguageModel) -> str:
     """32 hexadecimal digits."""
-    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True, default=str).encode())
-    for name, tensor in _weights(model):
+    digest = hashlib.sha256(json.dumps(asdict(lm.config), sort_keys=True, default=str).encode())
+    for name, tensor in _weights(lm.model):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         for piece in _pieces(tensor.detach().reshape(-1).view(torch.uint8)):
             digest.update(piece.cpu().numpy().tobytes())

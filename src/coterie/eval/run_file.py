@@ -39,7 +39,7 @@ class RunFolder:
 
     def __init__(self, folder: Path | None, lm: LanguageModel, context: Context, asked: Sequence[str]):
         self._folder, self._lm, self._context, self._asked = folder, lm, context, asked
-        self._fingerprint = fingerprint(lm.model, lm.config)
+        self._fingerprint = fingerprint(lm)
         self._path = None if folder is None else folder / "answers.jsonl"
         with disk_errors(folder or Path()):
             self._journal = Journal(self._path)
