@@ -24,11 +24,13 @@ class PlantedTrace:
         domain_of_T: Any = None,
         domains: Sequence[str] = ("text",),
         logits_TLE: Any = None,
+        guesses_TLK: Any = None,
         pieces: list[str] | None = None,
     ) -> None:
         self._experts = np.asarray(experts_TLK, dtype=np.int16)
         T, self.n_layers, self.top_k = self._experts.shape
         self.n_experts, self.domains, self.pieces, self._logits = n_experts, list(domains), pieces, logits_TLE
+        self._guesses = guesses_TLK
         even = np.where(self._experts >= 0, 1 / self.top_k, 0)
         self._weights = np.asarray(even if weights_TLK is None else weights_TLK, dtype=np.float32)
         zeros = np.zeros(T, dtype=np.int32)
@@ -49,6 +51,9 @@ class PlantedTrace:
 
     def logits(self, start: int = 0, stop: int | None = None, layer: int | None = None) -> Any:
         return None if self._logits is None else _part(self._logits, start, stop, layer)
+
+    def guesses(self, start: int = 0, stop: int | None = None, layer: int | None = None) -> Any:
+        return None if self._guesses is None else _part(self._guesses, start, stop, layer)
 
 
 def _part(values: Any, start: int, stop: int | None, layer: int | None) -> Any:

@@ -1,0 +1,64 @@
+"""The sample that caches are simulated on: stretches of neighbouring tokens, spread evenly over a trace.
+
+A simulation goes token by token, which no array operation does; but stretches can go side by side. Each is led by
+tokens that fill its cache and are not counted, so that it does not begin with an empty one; the first has none before.
+Shapes: T tokens of the trace, N stretches, S tokens of each (its lead first), L layers, K experts per token, E experts.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coterie.analysis.trace import Trace
+
+__all__ = ["Sample", "take_sample"]
+
+_LEAST, _MOST = 1024, 2048  # tokens of a stretch: fewer are not worth a lead of their own, more would take long
+
+
+@dataclass(frozen=True)
+class Sample:
+    """`experts_SNLK`: -1 is an unused slot, and every slot where there is no token. `is_counted_SN`: past the lead.
+    `token_SN`: places in the trace, -1 where there is none."""
+
+    experts_SNLK: NDArray[np.int16]
+    is_counted_SN: NDArray[np.bool_]
+    token_SN: NDArray[np.int64]
+    n_experts: int
+
+    @property
+    def n_tokens(self) -> int:
+        """How many are counted."""
+        return int(self.is_counted_SN.sum())
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.experts_SNLK.shape[2])
+
+    @property
+    def top_k(self) -> int:
+        return int(self.experts_SNLK.shape[3])
+
+
+def take_sample(trace: Trace, n_tokens: int, *, stretches: int = 64, lead: int = 512) -> Sample:
+    """About `n_tokens` tokens in about `stretches`, each led by `lead`; the whole trace where it has no more.
+
+    A trace of 10,000 tokens and n_tokens=4,096 with lead=512: 4 stretches that begin at 0, 2,500, 5,000 and 7,500,
+    each of 1,024 tokens, after the 512 before it. A token counts once: stretches do not overlap, leads may.
+    """
+    n_tokens = min(n_tokens, len(trace))
+    N = max(min(n_tokens // _LEAST, stretches), -(-n_tokens // _MOST), 1)
+    starts = [len(trace) * i // N for i in range(N)]
+    size = -(-n_tokens // N)
+    lead = lead if N > 1 else 0
+    shape = (lead + size, N, trace.n_layers, trace.top_k)
+    experts = np.full(shape, -1, dtype=np.int16)
+    token, is_counted = np.full(shape[:2], -1, dtype=np.int64), np.zeros(shape[:2], dtype=bool)
+    for n, (start, end) in enumerate(zip(starts, [*starts[1:], len(trace)], strict=True)):
+        first, stop = max(start - lead, 0), min(start + size, end)
+        rows = slice(lead - (start - first), lead + stop - start)
+        experts[rows, n] = trace.experts(first, stop)
+        token[rows, n] = np.arange(first, stop)
+        is_counted[lead : lead + stop - start, n] = True
+    return Sample(experts, is_counted, token, trace.n_experts)
