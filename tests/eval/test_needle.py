@@ -1,5 +1,6 @@
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from coterie.engine.score import Score
 from coterie.errors import RequestError
 from coterie.eval.needle import Hidden, Needle, longest_that_fits
 from coterie.eval.rows import Files
+from coterie.eval.run import evaluate
 from coterie.eval.task import Choose, Context, Generate, Item
 from coterie.model import Transformer
 from coterie.tokenizer import Tokenizer
@@ -100,3 +102,18 @@ def test_lengths_that_hold_no_prompt(lm: LanguageModel, make_model: Any, byte_to
     tiny = LanguageModel(make_model(max_position_embeddings=16), byte_tokenizer)
     with pytest.raises(RequestError, match="dots needs longer prompts than the model's context of 16 tokens"):
         make(tiny).items([], shots=None, seed=0)
+
+
+def test_a_whole_run_reads_the_object_of_a_trial_once_and_goes_on_where_it_stopped(
+    make_model: Any, byte_tokenizer: Any, tmp_path: Path
+) -> None:
+    lm = LanguageModel(make_model(max_position_embeddings=1024), byte_tokenizer, name="tiny")
+    settings = {"lengths": "512,1024", "trials": "2", "depths": "0,100"}
+    first, again = (evaluate(lm, ["long-context"], run_dir=tmp_path / "run", settings=settings).tasks for _ in range(2))
+    assert [task.name for task in first] == ["passkey", "retrieval"]
+    for once, resumed in zip(first, again, strict=True):
+        assert once.n_items == 8 and once.n_cut == 0 and [s.plots[0].kind for s in once.sections] == ["heatmap"] * 2
+        assert resumed.n_resumed == 8 and resumed.n_tokens == 0 and resumed.metrics == once.metrics
+        assert {m.group for m in once.metrics} >= {"", "512 tokens", "1024 tokens", "0 % deep", "100 % deep"}
+    every_prompt_twice = 2 * 2 * 2 * (512 + 1024)
+    assert first[1].n_tokens < 0.8 * every_prompt_twice

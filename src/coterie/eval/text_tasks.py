@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from coterie.analysis.section import Cell, Plot, Section
 from coterie.errors import RequestError
 from coterie.eval.context_curve import Curve, context_lengths, curve, join
+from coterie.eval.fingerprint import fingerprint
 from coterie.eval.kept import Kept
-from coterie.eval.run_file import fingerprint
 from coterie.eval.settings import parts_of, whole, wholes
 from coterie.eval.task import Context, Metric, TaskResult, Work
 from coterie.eval.text_files import has_texts, read_domains
