@@ -65,6 +65,22 @@ def test_domains_that_look_apart_by_chance_of_their_documents_are_not_called_dif
     assert section.facts["all"]["moved"][0] > 0.1 and section.facts["all"]["p"][0] > 0.05
 
 
+def test_first_and_second_choice_have_their_domains(plant: Make) -> None:
+    """Domain a chooses 0 before 1, domain b 1 before 0: all text is even in either choice, no domain is."""
+    documents = np.arange(800) // 20
+    experts = np.where((documents % 2)[:, None], [1, 0], [0, 1])[:, None]
+    section = found(plant(experts, n_experts=2, documents=documents, domains=["a", "b"], domain_of_T=documents % 2))
+    by_domain = section["choices"].facts["by_domain"]
+    assert by_domain["all"]["first"]["value"] == [[0.5, 0.5]]
+    assert by_domain["a"]["first"]["value"] == [[1, 0]] and by_domain["a"]["second"]["value"] == [[0, 1]]
+    assert [row[:5] for row in section["choices"].rows[2:4]] == [
+        (0, "a", "first", 100.0, 0.0),
+        (0, "a", "second", 0.0, 100.0),
+    ]
+    test = section["domains"].facts
+    assert test["all"]["moved"] == [0.0] and test["first"]["moved"] == [0.5] and test["first"]["p"] == [0.001]
+
+
 def test_one_domain_one_choice_and_many_experts(plant: Make, uniform: Make) -> None:
     sections = found(plant(uniform(500, E=40, K=1), n_experts=40))
     assert list(sections) == ["shares", "domains"]

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie.analysis.blocks import Blocks
+from coterie.analysis.figures import percent
 from coterie.analysis.scan import Chunk, shown_layers
 from coterie.analysis.section import Cell, Plot, Section
-from coterie.analysis.shares import percent
 from coterie.analysis.trace import Trace
 
 __all__ = ["CoactivationReader"]

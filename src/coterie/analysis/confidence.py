@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie.analysis.blocks import Blocks
+from coterie.analysis.figures import drawn_domains, percent
 from coterie.analysis.intervals import Shares, ratio_interval
 from coterie.analysis.scan import Chunk, shown_layers
 from coterie.analysis.section import Cell, Plot, Section
-from coterie.analysis.shares import drawn_domains, percent
 from coterie.analysis.trace import Trace
 
 __all__ = ["ConfidenceReader"]

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from coterie.analysis.drift import Drift, check_comparable, measure_drift
+from coterie.analysis.figures import interval_series, percent
 from coterie.analysis.scan import Progress
 from coterie.analysis.section import Cell, Plot, Section
-from coterie.analysis.shares import interval_series, percent
 from coterie.analysis.trace import Trace
 from coterie.errors import DataError
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie.analysis.blocks import Blocks
+from coterie.analysis.figures import percent
 from coterie.analysis.scan import Chunk, count
 from coterie.analysis.section import Cell, Plot, Section
-from coterie.analysis.shares import percent
 from coterie.analysis.token_kinds import KINDS
 from coterie.analysis.trace import Trace
 from coterie.analysis.vocabulary import counted_tokens, kind_of_V

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie.analysis.blocks import Blocks
+from coterie.analysis.figures import percent
 from coterie.analysis.intervals import distance
 from coterie.analysis.scan import Chunk, count
 from coterie.analysis.section import Cell, Plot, Section
-from coterie.analysis.shares import percent
 from coterie.analysis.trace import Trace
 
 __all__ = ["PositionsReader", "place_name", "place_of"]

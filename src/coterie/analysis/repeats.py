@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie.analysis.blocks import Blocks, blocks_of
+from coterie.analysis.figures import drawn_domains, interval_series, percent
 from coterie.analysis.intervals import Shares, ratio_interval
 from coterie.analysis.paper_routing import PAPER_LAYERS, PAPER_SHAPE, TABLE_5, paper_means
 from coterie.analysis.scan import Chunk, chunks, count, shown_layers
 from coterie.analysis.section import Cell, Plot, Section
-from coterie.analysis.shares import drawn_domains, interval_series, percent
 from coterie.analysis.trace import Trace
 
 __all__ = ["Repeats", "RepeatsReader", "measure_repeats", "random_repeats"]

@@ -12,47 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie.analysis.blocks import Blocks
+from coterie.analysis.figures import drawn_domains, interval_series, percent
 from coterie.analysis.intervals import Difference, Shares, differences, distance, ratio_interval
 from coterie.analysis.scan import Chunk, count, shown_layers
 from coterie.analysis.section import Cell, Plot, Section
 from coterie.analysis.trace import Trace
 
-__all__ = ["CHOICES", "ShareReader", "drawn_domains", "interval_series", "n_choices", "percent"]
+__all__ = ["CHOICES", "ShareReader", "n_choices"]
 
 CHOICES = ("first", "second", "later")
-_WIDE, _SERIES, _RARE = 16, 8, 0.05  # experts with a column each; domains in a plot; a test's usual threshold
+_WIDE, _RARE = 16, 0.05  # experts that have a column each; a test's usual threshold
 
 
 def n_choices(trace: Trace) -> int:
     """How many places of a choice are counted apart."""
     return min(int(trace.top_k), len(CHOICES))
-
-
-Series = dict[str, list[float]]
-
-
-def interval_series(named: dict[str, Shares], layer: int | None = None) -> tuple[Series, Series, Series]:
-    """What a plot draws of shares, in per cent: values, low ends, high ends; of a layer [E], or by layer [L]."""
-
-    def of(end: str) -> Series:
-        parts = {name: getattr(shares, end) for name, shares in named.items()}
-        return {name: percent(part if layer is None else part[layer]) for name, part in parts.items()}
-
-    return of("value"), of("low"), of("high")
-
-
-def drawn_domains(by_name: dict[str, Any], trace: Trace) -> dict[str, Any]:
-    """What a plot shows of `all` and the domains: the eight with most tokens, or all text where there is one domain."""
-    if len(trace.domains) < 2:
-        return by_name
-    sizes = np.bincount(np.asarray(trace.domain_of_T), minlength=len(trace.domains))
-    kept = {trace.domains[d] for d in np.argsort(-sizes, kind="stable")[:_SERIES]}
-    return {name: found for name, found in by_name.items() if name in kept}
-
-
-def percent(values: NDArray[Any] | float) -> Any:
-    """Shares as per cent, rounded for a table."""
-    return np.round(np.asarray(values, dtype=np.float64) * 100, 2).tolist()
 
 
 class ShareReader:
@@ -76,15 +50,15 @@ class ShareReader:
         counts_BLE = counts_LBE[:, mine].transpose(1, 0, 2)
         return ratio_interval(counts_BLE, counts_BLE.sum(-1, keepdims=True), self.blocks.domain_B[mine])
 
+    def _by_name(self, counts_LBE: NDArray[np.int64]) -> dict[str, Shares]:
+        """Shares of all text, and of the domains where there are more than one."""
+        domains = self.trace.domains if len(self.trace.domains) > 1 else []
+        return {"all": self.of(counts_LBE)} | {name: self.of(counts_LBE, d) for d, name in enumerate(domains)}
+
     def _shares(self) -> Section:
-        trace, counts_LBE = self.trace, self.counts_CLBE.sum(0)
-        by_name = {"all": self.of(counts_LBE)}
-        if len(trace.domains) > 1:
-            by_name |= {name: self.of(counts_LBE, d) for d, name in enumerate(trace.domains)}
-        shown = shown_layers(trace.n_layers)
-        rows = [_row(layer, "all", by_name["all"]) for layer in range(trace.n_layers)]
-        rows += [_row(layer, name, s) for layer in shown for name, s in by_name.items() if name != "all"]
-        rows.sort(key=lambda row: int(row[0] or 0))
+        trace = self.trace
+        by_name = self._by_name(self.counts_CLBE.sum(0))
+        rows = [(layer, name, *_cells(s, layer)) for layer, name, s in self._listed(by_name)]
         columns = ("layer", "domain", *_columns(trace.n_experts))
         named = drawn_domains(by_name, trace)
         plots = tuple(_bars(f"Layer {n}: share of the slots by expert", named, n) for n in _drawn(trace))
@@ -94,19 +68,33 @@ class ShareReader:
             tuple(rows), plots, self._method(), facts,
         )  # fmt: skip
 
+    def _listed(self, by_name: dict[str, Shares]) -> list[tuple[int, str, Shares]]:
+        """The rows of a table: every layer of all text, the domains in the layers that are shown."""
+        shown = shown_layers(self.trace.n_layers)
+        return [
+            (layer, name, shares) for layer in range(self.trace.n_layers) for name, shares in by_name.items()
+            if name == "all" or layer in shown
+        ]  # fmt: skip
+
     def _choices(self) -> Section:
         trace = self.trace
-        by_choice = {CHOICES[c]: self.of(counts) for c, counts in enumerate(self.counts_CLBE)}
+        found = {CHOICES[c]: self._by_name(counts) for c, counts in enumerate(self.counts_CLBE)}
+        of_all = {choice: by_name["all"] for choice, by_name in found.items()}
         rows = [
-            (layer, choice, *_row(layer, choice, s)[2:]) for layer in range(trace.n_layers)
-            for choice, s in by_choice.items()
+            (layer, name, choice, *_cells(found[choice][name], layer))
+            for layer, name, _ in self._listed(found["first"]) for choice in found
         ]  # fmt: skip
-        apart_L = distance(by_choice["first"].value, by_choice["second"].value)
-        sentence = _say_choices(by_choice["first"], by_choice["second"])
+        apart_L = distance(of_all["first"].value, of_all["second"].value)
         drawn = _drawn(trace)[len(_drawn(trace)) // 2]
-        plots = (_bars(f"Layer {drawn}: share by expert, first and second choice", by_choice, drawn),)
-        facts = {"distance_by_layer": np.round(apart_L, 5).tolist()} | {c: _as_facts(s) for c, s in by_choice.items()}
-        columns = ("layer", "choice", *_columns(trace.n_experts))
+        plots = (_bars(f"Layer {drawn}: share by expert, first and second choice", of_all, drawn),)
+        facts = {
+            "distance_by_layer": np.round(apart_L, 5).tolist(), **{c: _as_facts(s) for c, s in of_all.items()},
+            "by_domain": {
+                name: {choice: _as_facts(found[choice][name]) for choice in found} for name in found["first"]
+            },
+        }  # fmt: skip
+        columns = ("layer", "domain", "choice", *_columns(trace.n_experts))
+        sentence = _say_choices(of_all["first"], of_all["second"])
         return Section(
             "choices", "The first choice and the second", sentence, columns, tuple(rows), plots, self._method(), facts
         )
@@ -162,14 +150,14 @@ def _columns(E: int) -> tuple[str, ...]:
     return (*each, "most %", "its expert", "low", "high", "least %", "at most ±")
 
 
-def _row(layer: int, name: str, shares: Shares) -> tuple[Cell, ...]:
+def _cells(shares: Shares, layer: int) -> tuple[Cell, ...]:
     value = shares.value[layer]
     each = tuple(percent(value)) if len(value) <= _WIDE else ()
     if np.isnan(value).any():
-        return (layer, name, *each, None, None, None, None, None, None)
+        return (*each, None, None, None, None, None, None)
     top, half = int(value.argmax()), (shares.high[layer] - shares.low[layer]) / 2
     ends = percent(shares.low[layer, top]), percent(shares.high[layer, top])
-    return (layer, name, *each, percent(value[top]), top, *ends, percent(value.min()), percent(half.max()))
+    return (*each, percent(value[top]), top, *ends, percent(value.min()), percent(half.max()))
 
 
 def _drawn(trace: Trace) -> list[int]:
