@@ -48,9 +48,7 @@ def test_over_all_by_domain_and_by_context_length(lm: LanguageModel, files: File
 
 
 def test_a_text_shorter_than_the_window_is_scored_and_said_so(lm: LanguageModel, files: Files) -> None:
-    task = Perplexity()
-    task.file = str(files.folder / "short.txt") if files.folder else ""
-    found = task.run(lm, Context(files))
+    found = Perplexity(file=f"{files.folder}/short.txt").run(lm, Context(files))
     assert [(m.name, m.group) for m in found.metrics] == [("bits_per_byte", ""), ("perplexity", "")]
     assert found.metrics[0].stderr is None and len(found.notes) == 2 and len(found.sections) == 1
 

@@ -12,6 +12,7 @@ from coterie.eval.task import Context, Task, Work
 
 __all__ = ["GROUPS", "TASKS", "is_file", "make", "names_of"]
 
+_TEXTS = (".txt", ".txt.gz")  # files to take the perplexity of
 TASKS = {
     "hellaswag": "coterie.eval.choice_tasks:HellaSwag",
     "piqa": "coterie.eval.choice_tasks:Piqa",
@@ -65,7 +66,7 @@ GROUPS = {
 
 def is_file(name: str) -> bool:
     """Whether a TASK is a file rather than a name."""
-    return name.endswith(ENDINGS)
+    return name.endswith((*ENDINGS, *_TEXTS))
 
 
 def names_of(asked: str, context: Context) -> tuple[list[str], list[str]]:
@@ -95,6 +96,10 @@ def names_of(asked: str, context: Context) -> tuple[list[str], list[str]]:
 
 def make(name: str, context: Context) -> Task | Work:
     """The task of a name, or of a file by the fields of its first row."""
+    if name.endswith(_TEXTS):
+        from coterie.eval.text_tasks import Perplexity
+
+        return Perplexity(context, file=name)
     if is_file(name):
         from coterie.eval.file_task import task_of_file
 

@@ -36,8 +36,13 @@ class Perplexity(Work):
     )
     settings = ("context", "stride", "lengths", "blocks", "files")
 
+    def __init__(self, context: Context | None = None, *, file: str = ""):
+        """`file`: a text of its own, in place of the data folder's."""
+        super().__init__(context)
+        self.file = file
+
     def is_there(self, context: Context) -> bool:
-        return has_texts(context.files)
+        return bool(self.file) or has_texts(context.files)
 
     def run(self, lm: "LanguageModel", context: Context) -> TaskResult:
         limit = lm.config.max_position_embeddings
