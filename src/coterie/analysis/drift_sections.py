@@ -102,6 +102,8 @@ def _by_domain(found: dict[tuple[int, int], Drift], names: Sequence[str], trace:
         f"Routing moved most on {least} ({known[least]:.1%} of the experts in common) and least on {most} "
         f"({known[most]:.1%})."
     )
+    if known[most] - known[least] < 0.0005:
+        sentence = f"Routing moved alike on all domains: {known[least]:.1%} of the experts in common."
     facts = {"sets": {n: [None if np.isnan(v) else round(v, 5) for v in values] for n, values in mean.items()}}
     columns = ("from", "to", "domain", "sets in common %", "least of a layer %", "most of a layer %")
     return Section("drift-domains", "How far routing moved, by domain", sentence, columns, tuple(rows), (), "", facts)
