@@ -1,50 +1,11 @@
-"""Which model answered: a digest of its configuration and of its weights as they are in memory, packed ones too.
-
-Of a large matrix 64 evenly spaced pieces are read, so that the digest of a model of a hundred gigabytes takes seconds;
-a change to any expert changes some of them.
-"""
-
-import hashlib
-import json
-from collections.abc import Iterator
-from dataclasses import asdict
-
-import torch
-from torch import Tensor, nn
+"""Which model answered."""
 
 from coterie.api import LanguageModel
-from coterie.quant.tensor import PackedTensor
+from coterie.engine.fingerprint import fingerprint as fingerprint_of_model
 
 __all__ = ["fingerprint"]
 
-_PIECES, _PIECE = 64, 1 << 16  # of a matrix, bytes of each
-
 
 def fingerprint(lm: LanguageModel) -> str:
-    """32 hexadecimal digits."""
-    digest = hashlib.sha256(json.dumps(asdict(lm.config), sort_keys=True, default=str).encode())
-    for name, tensor in _weights(lm.model):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        for piece in _pieces(tensor.detach().reshape(-1).view(torch.uint8)):
-            digest.update(piece.cpu().numpy().tobytes())
-    return digest.hexdigest()[:32]
-
-
-def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers, then what packed layers hold beside them."""
-    yield from sorted(model.state_dict().items())
-    for path, module in model.named_modules():
-        for name, held in sorted(vars(module).items()):
-            for number, part in enumerate(held if isinstance(held, tuple) else (held,)):
-                if isinstance(part, PackedTensor):
-                    yield f"{path}.{name}.{number} {part.format.label}", part.data
-
-
-def _pieces(bytes_N: Tensor) -> Iterator[Tensor]:
-    n = len(bytes_N)
-    if n <= _PIECES * _PIECE:
-        yield bytes_N
-        return
-    for number in range(_PIECES):
-        start = number * (n - _PIECE) // (_PIECES - 1)
-        yield bytes_N[start : start + _PIECE]
+    """32 hexadecimal digits of configuration and weights."""
+    return fingerprint_of_model(lm.model)

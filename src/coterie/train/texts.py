@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from coterie.errors import DataError
 from coterie.train.compressed import missing_package, open_stream, reading_errors
 
-__all__ = ["files_below", "read_files", "read_mixture", "read_texts"]
+__all__ = ["files_below", "read_files", "read_mixture", "read_rows", "read_texts"]
 
 Seen = Callable[[int], None]
 
@@ -69,15 +69,28 @@ def read_files(paths: Sequence[Path], seen: Seen = lambda n: None) -> Iterator[s
 
 def read_texts(path: Path, seen: Seen = lambda n: None) -> Iterator[str]:
     """The texts of one file, in order; `seen(bytes of the file read so far)` now and then."""
+    for row in read_rows(path, (), seen):
+        yield row[_COLUMN]
+
+
+def read_rows(path: Path, labels: Sequence[str], seen: Seen = lambda n: None) -> Iterator[dict[str, Any]]:
+    """The same with what else a row has: all of a JSON object, the columns `labels` of a .parquet file.
+
+    The text is `row["text"]`.
+    """
     kind, packed = _format_of(path)
     if kind == ".parquet":
-        yield from _parquet_rows(path, seen)
+        yield from _parquet_rows(path, labels, seen)
         return
     with reading_errors(path), open_stream(path, packed) as (stream, file):
-        texts = _plain_text(stream, path) if kind == ".txt" else _json_lines(stream, path)
-        for text in texts:
-            yield text
+        for row in _plain_rows(stream, path) if kind == ".txt" else _json_lines(stream, path):
+            yield row
             seen(file.tell())
+
+
+def _plain_rows(stream: BinaryIO, path: Path) -> Iterator[dict[str, Any]]:
+    for text in _plain_text(stream, path):
+        yield {_COLUMN: text}
 
 
 def read_mixture(entries: Sequence[Path], weights: Sequence[float], most_bytes: int | None = None) -> Iterator[str]:
@@ -122,7 +135,7 @@ def _format_of(path: Path) -> tuple[str, str]:
     return _FORMATS[known]
 
 
-def _json_lines(stream: BinaryIO, path: Path) -> Iterator[str]:
+def _json_lines(stream: BinaryIO, path: Path) -> Iterator[dict[str, Any]]:
     number = 0
     while True:
         number += 1
@@ -135,12 +148,13 @@ def _json_lines(stream: BinaryIO, path: Path) -> Iterator[str]:
         if number == 1:
             line = line.removeprefix(_BOM)
         if not line.isspace():
-            yield _text_of(line, path, number)
+            yield _row_of(line, path, number)
 
 
-def _text_of(line: bytes, path: Path, number: int) -> str:
+def _row_of(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
-        text: Any = json.loads(line.decode())[_COLUMN]
+        row: dict[str, Any] = json.loads(line.decode())
+        text = row[_COLUMN]
         if type(text) is not str:
             raise TypeError
         text.encode()  # half a surrogate pair, which JSON can spell, is no text
@@ -150,7 +164,7 @@ def _text_of(line: bytes, path: Path, number: int) -> str:
         raise DataError(f"{path}, line {number}: its text holds half a surrogate pair, which is no Unicode") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise DataError(f'{path}, line {number}: expected a JSON object with a string "{_COLUMN}"') from None
-    return text
+    return row
 
 
 def _plain_text(stream: BinaryIO, path: Path) -> Iterator[str]:
@@ -185,7 +199,7 @@ def _not_utf8(path: Path, line: int, error: UnicodeDecodeError) -> DataError:
     )
 
 
-def _parquet_rows(path: Path, seen: Seen) -> Iterator[str]:
+def _parquet_rows(path: Path, labels: Sequence[str], seen: Seen) -> Iterator[dict[str, Any]]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -196,12 +210,13 @@ def _parquet_rows(path: Path, seen: Seen) -> Iterator[str]:
         with parquet.ParquetFile(path) as file:
             _check_column(file.schema_arrow, path)
             n_rows = max(1, file.metadata.num_rows)
-            for batch in file.iter_batches(_ROWS, columns=[_COLUMN]):
-                for text in batch.column(0).to_pylist():
+            columns = [_COLUMN, *(name for name in labels if name in file.schema_arrow.names)]
+            for batch in file.iter_batches(_ROWS, columns=columns):
+                for row in batch.to_pylist():
                     n_read += 1
-                    if text is None:
+                    if row[_COLUMN] is None:
                         raise DataError(f'{path}, row {n_read}: its "{_COLUMN}" is null, expected a string')
-                    yield text
+                    yield row
                 seen(size * n_read // n_rows)
     except UnicodeDecodeError:
         raise DataError(f'{path}, after row {n_read}: the column "{_COLUMN}" holds bytes that are not UTF-8') from None
