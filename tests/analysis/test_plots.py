@@ -36,7 +36,7 @@ def test_each_kind_is_drawn_the_same_every_time(plot: Plot) -> None:
     minidom.parseString(text)
     assert text == plots.svg(plot, "one") and "<!DOCTYPE svg" in text
     assert plots.png(plot).startswith(b"\x89PNG") and plots.png(plot) == plots.png(plot)
-    page = plots.page_svg(plot, "one")
+    page = plots.both_svg(plot, "one")[0]
     minidom.parseString(page)
     assert page.startswith("<svg") and "currentColor" in page and "#010101" not in page and "#020202" not in page
 
@@ -49,17 +49,26 @@ def test_text_stays_text() -> None:
 
 def test_two_pictures_of_one_page_share_no_ids() -> None:
     def ids(name: str) -> set[str]:
-        document = minidom.parseString(plots.page_svg(LINES, name))
+        document = minidom.parseString(plots.both_svg(LINES, name)[0])
         return {e.getAttribute("id") for e in document.getElementsByTagName("*") if e.hasAttribute("id")}
 
     assert ids("a") and not ids("a") & ids("b")
-    text = plots.page_svg(LINES, "a")
+    text = plots.both_svg(LINES, "a")[0]
     assert all(f'id="{target}"' in text for target in [u.split(")")[0] for u in text.split("url(#")[1:]])
 
 
 def test_a_large_heatmap_is_an_image_and_small() -> None:
     large = Plot("heatmap", "t", "x", "y", [str(i) for i in range(128)], {str(n): [0.5] * 128 for n in range(61)})
-    assert "<image" in plots.page_svg(large, "a") and len(plots.page_svg(large, "a")) < 100_000
+    assert "<image" in (text := plots.svg(large, "a")) and len(text) < 100_000
+
+
+def test_a_long_title_is_broken_and_a_baseline_has_no_colour_of_its_own() -> None:
+    plot = Plot(
+        "lines", "word " * 20, "x", "y", [1.0, 2.0], {"chance": [0.1, 0.2], "LRU": [0.3, 0.4]}, baselines=("chance",)
+    )
+    text = plots.svg(plot, "one")
+    assert max(map(len, [t.split("<")[0] for t in text.split(">") if "word" in t])) <= 60
+    assert plots.COLOURS[0].lower() in text and plots.COLOURS[1].lower() not in text
 
 
 def test_pyplot_is_not_touched() -> None:

@@ -106,7 +106,17 @@ def _curves(rates: HitRates, everything: int, title: str) -> Plot:
             [*row[p].tolist(), 1.0] for row in (rates.rate_PM, rates.low_PM, rates.high_PM)
         )
     series["routing at random"] = [size / everything for size in x]
-    return Plot("lines", title, f"experts in memory, of {everything}", "hit rate", x, series, low, high)
+    return Plot(
+        "lines",
+        title,
+        f"experts in memory, of {everything}",
+        "hit rate",
+        x,
+        series,
+        low,
+        high,
+        baselines=("routing at random",),
+    )
 
 
 def _facts(rates: HitRates, half: int, everything: int) -> dict[str, object]:

@@ -6,6 +6,7 @@ on white. Letters stay letters, in whatever sans-serif font the reader has. The 
 
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,22 +19,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "page_svg", "png", "svg"]
+__all__ = ["COLOURS", "both_svg", "png", "svg"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")  # Okabe and Ito
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1)))  # when the colours have been used up
-_INK, _GRID = "#010101", "#020202"  # stand for the page's own colours
-_FILE_INK, _FILE_GRID = "#222222", "#dddddd"
+_REFERENCE: Any = (0, (2, 2))
+_INK, _GRID, _GROUND = "#010101", "#020202", "#030303"  # in SVG stand for what the picture will be drawn in
+_FILE = {_INK: "#222222", _GRID: "#dddddd", _GROUND: "#ffffff"}
+_PAGE = {_INK: "currentColor", _GRID: "var(--grid)", _GROUND: "none"}
 _WIDTH, _HEIGHT, _DPI = 5.6, 3.4, 160  # inches of the axes' part; a phone shows it at two thirds
+_TITLE = 58  # letters of a line
 _VECTOR_CELLS, _NUMBERED_CELLS = 2000, 160  # of a heatmap: more are an image; fewer have their number in them
 _STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
     "text.parse_math": False,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
     "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -45,31 +46,32 @@ _STYLE = {
 
 def svg(plot: Plot, name: str) -> str:
     """The text of a file: black on white. `name` makes the ids of this picture its own."""
-    return _svg(plot, name, _FILE_INK, _FILE_GRID, "#ffffff")
+    return both_svg(plot, name)[1]
 
 
-def page_svg(plot: Plot, name: str) -> str:
-    """An `<svg>` element to stand in a page, which defines the CSS variable --grid: no background, the page's ink."""
-    text = _svg(plot, name, _INK, _GRID, "none")
-    text = text[text.index("<svg") :].replace(_INK, "currentColor").replace(_GRID, "var(--grid)")
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    return re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", text))
+def both_svg(plot: Plot, name: str) -> tuple[str, str]:
+    """An `<svg>` element to stand in a page, which defines the CSS variable --grid, and the text of a file."""
+    out = io.StringIO()
+    with _figure(plot, name, _INK, _GRID) as figure:
+        figure.savefig(out, format="svg", facecolor=_GROUND, metadata={"Date": None, "Creator": None})
+    text = re.sub(r'\b(id="|href="#|url\(#)', lambda m: f"{m[1]}{name}-", out.getvalue())
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", re.sub(r"\s*\n\s*", "\n", text), flags=re.DOTALL)
+    page = _dyed(text[text.index("<svg") :], _PAGE)
+    for side in ("width", "height"):  # as wide as the page lets it
+        page = re.sub(rf'(<svg\b[^>]*?) {side}="[^"]*"', r"\1", page, count=1)
+    return page, _dyed(text, _FILE)
 
 
 def png(plot: Plot) -> bytes:
     """Black on white, 160 dots an inch."""
     out = io.BytesIO()
-    with _figure(plot, "png", _FILE_INK, _FILE_GRID) as figure:
-        figure.savefig(out, format="png", dpi=_DPI, facecolor="#ffffff", metadata={"Software": None})
+    with _figure(plot, "png", _FILE[_INK], _FILE[_GRID]) as figure:
+        figure.savefig(out, format="png", dpi=_DPI, facecolor=_FILE[_GROUND], metadata={"Software": None})
     return out.getvalue()
 
 
-def _svg(plot: Plot, name: str, ink: str, grid: str, ground: str) -> str:
-    out = io.StringIO()
-    with _figure(plot, name, ink, grid) as figure:
-        figure.savefig(out, format="svg", facecolor=ground, metadata={"Date": None, "Creator": None})
-    text = re.sub(r'\b(id="|href="#|url\(#)', lambda m: f"{m[1]}{name}-", out.getvalue())
-    return re.sub(r"\s*\n\s*", "\n", text)
+def _dyed(text: str, colours: dict[str, str]) -> str:
+    return re.sub("|".join(colours), lambda m: colours[m[0]], text)
 
 
 @contextmanager
@@ -84,7 +86,8 @@ def _figure(plot: Plot, salt: str, ink: str, grid: str) -> Iterator["Figure"]:
         warnings.simplefilter("ignore")  # letters that matplotlib's own font lacks: the reader's has them
         figure = Figure(figsize=(_WIDTH, _height(plot)), layout="constrained")
         axes = figure.add_subplot()
-        axes.set_title(_clean(plot.title))
+        title = "\n".join(textwrap.wrap(_clean(plot.title), _TITLE))
+        figure.suptitle(title, x=0.01, horizontalalignment="left", fontsize=11, fontweight="bold")
         axes.set_xlabel(_clean(plot.x_label))
         if plot.kind == "heatmap":
             _draw_heatmap(figure, axes, plot)
@@ -104,10 +107,13 @@ def _height(plot: Plot) -> float:
 def _draw_lines(axes: "Axes", plot: Plot) -> None:
     is_named = any(isinstance(x, str) for x in plot.x)
     places = list(range(len(plot.x))) if is_named else plot.x
-    marker = "o" if len(plot.x) <= 24 else ""
-    for i, (name, values) in enumerate(plot.series.items()):
-        colour, dash = COLOURS[i % len(COLOURS)], _DASHES[i // len(COLOURS) % len(_DASHES)]
+    marker, number = "o" if len(plot.x) <= 24 else "", 0
+    for name, values in plot.series.items():
+        colour, dash = COLOURS[number % len(COLOURS)], _DASHES[number // len(COLOURS) % len(_DASHES)]
         style: Any = {"linewidth": 1.6, "marker": marker, "markersize": 3.5, "linestyle": dash}
+        if name in plot.baselines:
+            colour, style = _ink_of(axes), {"linewidth": 1, "linestyle": _REFERENCE}
+        number += name not in plot.baselines
         axes.plot(places, values, label=_clean(name), color=colour, **style)
         if ends := _interval(plot, name):
             axes.fill_between(places, *ends, color=colour, alpha=0.18, linewidth=0)
@@ -138,9 +144,9 @@ def _ink_of(axes: "Axes") -> Any:
 
 def _name_places(axes: "Axes", plot: Plot) -> None:
     """Names below the axis; of very many every other one, so that they stay apart; slanted where they are long."""
-    every = -(-len(plot.x) // 32)
+    every = -(-len(plot.x) // 24)
     names = [_clean(x if isinstance(x, str) else f"{x:g}") for x in plot.x[::every]]
-    is_long = sum(map(len, names)) > 60
+    is_long = len(names) * (max(map(len, names), default=0) + 1) > 64
     slant: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
     axes.set_xticks(range(0, len(plot.x), every), names, **slant)
 
@@ -149,7 +155,7 @@ def _finish(figure: "Figure", axes: "Axes", plot: Plot) -> None:
     axes.set_ylabel(_clean(plot.y_label))
     axes.grid(axis="y", linewidth=0.7)
     for name, value in plot.references.items():
-        axes.axhline(value, color=_ink_of(axes), linewidth=1, linestyle=(0, (2, 2)), label=_clean(name))
+        axes.axhline(value, color=_ink_of(axes), linewidth=1, linestyle=_REFERENCE, label=_clean(name))
     n = len(plot.series) + len(plot.references)
     if n > 1 or plot.references:
         longest = max(map(len, [*plot.series, *plot.references]))
@@ -182,7 +188,12 @@ def _number_cells(axes: "Axes", mesh: Any, rows: list[list[float]]) -> None:
             if not isnan(value):
                 red, green, blue, _ = mesh.cmap(mesh.norm(value))
                 ink = "#000000" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "#ffffff"
-                axes.text(x, y, f"{value:.2g}", color=ink, ha="center", va="center", fontsize=7)
+                axes.text(x, y, _short(value), color=ink, ha="center", va="center", fontsize=7)
+
+
+def _short(value: float) -> str:
+    """Three letters or so."""
+    return f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.2g}"
 
 
 def _clean(text: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coterie.analysis.plots import page_svg, png, svg
+from coterie.analysis.plots import both_svg, png
 from coterie.analysis.report_style import STYLE
 from coterie.analysis.section import Cell, Section, plot_file, shown
 
@@ -36,11 +36,11 @@ def draw(sections: Sequence[Section], progress: Callable[[int, int], None] | Non
     plots = [(plot_file(section, n), plot) for section in sections for n, plot in enumerate(section.plots)]
     pictures = {}
     for done, (name, plot) in enumerate(plots, 1):
-        inline, image = page_svg(plot, name), png(plot)
+        (inline, file), image = both_svg(plot, name), png(plot)
         if len(inline) > _PICTURE and len(image) * 4 // 3 < len(inline):
             data = base64.b64encode(image).decode()
             inline = f'<img alt="{html.escape(plot.title)}" src="data:image/png;base64,{data}">'
-        pictures[name] = Pictures(inline, svg(plot, name), image)
+        pictures[name] = Pictures(inline, file, image)
         if progress:
             progress(done, len(plots))
     return pictures

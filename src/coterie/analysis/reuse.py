@@ -102,7 +102,7 @@ def _distances(sample: Sample, measured: Sequence[Reuse]) -> Section:
     shown = {f"layer {n}": within[n] for n in shown_layers(len(measured))}
     plot = Plot(
         "lines", "Experts that were used within so many tokens before", "tokens", "share of what is asked for",
-        [str(w) for w in WINDOWS], {**shown, "routing at random": chance},
+        [str(w) for w in WINDOWS], {**shown, "routing at random": chance}, baselines=("routing at random",),
     )  # fmt: skip
     before = [row[0] for row in within]
     mean, best = sum(before) / len(before), before.index(max(before))
@@ -140,7 +140,7 @@ def _working_set(sample: Sample, measured: Sequence[Reuse]) -> Section:
     shown = {f"layer {n}": measured[n].needed for n in shown_layers(n_layers)}
     plot = Plot(
         "lines", "Experts of a layer that the last tokens needed", "tokens", f"experts, of {E}",
-        [str(w) for w in WINDOWS], {**shown, "routing at random": chance},
+        [str(w) for w in WINDOWS], {**shown, "routing at random": chance}, baselines=("routing at random",),
     )  # fmt: skip
     i = max((i for i, w in enumerate(WINDOWS) if w <= 16 and not math.isnan(mean[i])), default=0)
     return Section(

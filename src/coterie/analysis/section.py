@@ -19,7 +19,8 @@ class Plot:
     """Lines or bars: `series` maps a name to its value at each of `x`; a heatmap: a row's name to its values.
 
     `low` and `high` are the ends of intervals, by the same names; `references` are horizontal lines with a label (the
-    fair share, chance). NaN is "nothing here". A list whose length is not that of `x` is a bug of ours.
+    fair share, chance), `baselines` the names of lines that the others are measured by. NaN is "nothing here". A list
+    whose length is not that of `x` is a bug of ours.
     """
 
     kind: Literal["lines", "bars", "heatmap"]
@@ -31,6 +32,7 @@ class Plot:
     low: dict[str, list[float]] | None = None
     high: dict[str, list[float]] | None = None
     references: dict[str, float] = field(default_factory=dict)
+    baselines: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         for group in (self.series, self.low or {}, self.high or {}):
