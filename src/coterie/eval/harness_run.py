@@ -73,18 +73,24 @@ def _listed() -> str:
 
 
 def _ask(lm: LanguageModel, name: str, folder: str, context: Context) -> TaskReport:
+    """What the harness's `simple_evaluate` does, but for the report on the machine: that takes git, pip and seconds."""
     import lm_eval
+    from lm_eval.api.model import CachingLM
     from lm_eval.tasks import TaskManager
 
     from coterie.eval.harness_model import CoterieLM
 
     start = time.monotonic()
-    cache = None if context.run_dir is None else str(context.run_dir / "harness")
-    found = lm_eval.simple_evaluate(
-        CoterieLM(lm, progress=lambda _, done, total: context.progress(name, done, total)), tasks=[f"coterie_{name}"],
-        num_fewshot=context.shots, bootstrap_iters=0, use_cache=cache, fewshot_random_seed=context.seed,
-        log_samples=True, task_manager=TaskManager(include_path=folder, include_defaults=False),
-    )  # fmt: skip
+    asked: Any = CoterieLM(lm, progress=lambda _, done, total: context.progress(name, done, total))
+    if context.run_dir is not None:
+        asked = CachingLM(asked, str(context.run_dir / "harness.db"))
+    loaded = TaskManager(include_path=folder, include_defaults=False).load([f"coterie_{name}"])
+    for task in loaded["tasks"].values():
+        fixed = task.get_config("num_fewshot")
+        if fixed != 0:
+            task.set_config("num_fewshot", (fixed or 0) if context.shots is None else context.shots)
+        task.set_fewshot_seed(context.seed)
+    found = lm_eval.evaluate(lm=asked, task_dict=loaded, bootstrap_iters=0)
     return _report(name, found, f"lm-eval {lm_eval.__version__}", time.monotonic() - start)
 
 
