@@ -19,9 +19,9 @@ def test_depths_down_and_lengths_across() -> None:
     cells = [*judged({0: 1.0, 50: 0.5}, 4), *judged({0: 0.25, 50: 0.0}, 4, 128)]
     exact, ranked = grid_sections("passkey", cells)
     assert exact.key == "passkey-exact" and exact.columns == ("depth", "64", "128")
-    assert exact.rows == (("0 %", 1.0, 0.25), ("50 %", 0.5, 0.0))
+    assert exact.rows == (("0 % deep", 1.0, 0.25), ("50 % deep", 0.5, 0.0))
     plot = exact.plots[0]
-    assert plot.kind == "heatmap" and plot.x == ["64", "128"] and plot.series["50 %"] == [0.5, 0.0]
+    assert plot.kind == "heatmap" and plot.x == ["64", "128"] and plot.series["50 % deep"] == [0.5, 0.0]
     assert "43.8% of 16 prompts of up to 128 tokens (chance 1e-05)" in exact.sentence
     assert ranked.facts["share"] == 1 and "(chance 10.0%)" in ranked.sentence
 

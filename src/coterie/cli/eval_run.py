@@ -107,22 +107,23 @@ def _check_plot(path: Path | None) -> None:
 
 
 def _draw(report: "Report", path: Path) -> None:
-    """The plot of the only task that has one, else the main scores as bars."""
+    """The plots of the only task that has some (the second in FILE-2.svg, and so on), else the main scores as bars."""
     from coterie.analysis.plots import png, svg
     from coterie.checkpoint.atomic import disk_errors, new_file
 
-    plot = _plot(report)
-    picture = png(plot) if path.suffix.lower() == ".png" else svg(plot, "eval").encode()
-    with disk_errors(path), new_file(path) as file:
-        file.write(picture)
-    note(f"{path} has the plot")
+    for number, plot in enumerate(_plots(report), 1):
+        place = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        picture = png(plot) if path.suffix.lower() == ".png" else svg(plot, f"eval-{number}").encode()
+        with disk_errors(place), new_file(place) as file:
+            file.write(picture)
+        note(f"{place} has the plot: {plot.title}")
 
 
-def _plot(report: "Report") -> "Plot":
+def _plots(report: "Report") -> "list[Plot]":
     from coterie.eval.plot import scores_plot
 
     if len(report.tasks) == 1:
         plots = [plot for section in report.tasks[0].sections for plot in section.plots]
         if plots:
-            return plots[0]
-    return scores_plot(report)
+            return plots
+    return [scores_plot(report)]

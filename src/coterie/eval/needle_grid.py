@@ -33,11 +33,13 @@ def _section(
     def share(depth: int, length: int) -> float:
         return _mean([numbers[metric] for _, numbers in cells.get((depth, length), [])])
 
-    grid = {f"{depth} %": [share(depth, length) for length in lengths] for depth in depths}
+    grid = {f"{depth} % deep": [share(depth, length) for length in lengths] for depth in depths}
     rows: list[tuple[Cell, ...]] = [(depth, *values) for depth, values in grid.items()]
     guess = _mean([item.row["guess"] if metric == "exact" else 1 / item.row["candidates"] for item, _ in judged])
     found = _mean([numbers[metric] for _, numbers in judged])
-    plot = Plot("heatmap", f"{name}: {title.lower()}", "tokens of prompt", "depth", [str(n) for n in lengths], grid)
+    plot = Plot(
+        "heatmap", f"{name}: {title.lower()}", "tokens of prompt", "share of prompts", [str(n) for n in lengths], grid
+    )
     return Section(
         f"{name}-{metric}",
         f"{name}: {title.lower()}",
