@@ -33,6 +33,7 @@ VERBS = {
     "train": "Train a model from a recipe.",
     "plan": "Say what a recipe will cost on this machine: memory, time, the loss to expect.",
     "eval": "Measure a model: benchmarks from local files, each score with its uncertainty.",
+    "trace": "Record which experts read which token, and see what that shows.",
     "doctor": "Say what this machine has, what is wrong, and how to mend it.",
 }
 _EXAMPLE = """\b

@@ -99,6 +99,11 @@ class Recorder:
         self.__exit__(None, None, None)
 
     @property
+    def form(self) -> Form:
+        """What the header says."""
+        return self._writer.form
+
+    @property
     def n_tokens(self) -> int:
         return self._writer.n_tokens
 
