@@ -57,6 +57,9 @@ class Asker:
                 if isinstance(ask, Generate):
                     continue
                 pairs = self._pairs(ask)
+                if not pairs:  # of an empty text
+                    p.take(place, _answer(ask, [], []))
+                    continue
                 block.append((p, place, pairs))
                 n += sum(len(context) + len(ids) for context, ids in pairs)
                 if n > _BLOCK:

@@ -21,14 +21,20 @@ def scores_plot(report: "Report") -> Plot:
     if not bars:
         raise RequestError("there is no score to draw: these tasks have given none")
     names, metrics = list(bars), list(bars.values())
-    half = [_Z * (m.stderr or 0.0) for m in metrics]
     values = [m.value for m in metrics]
     series = {label: values}
     if any(m.chance is not None for m in metrics):
         series["chance"] = [math.nan if m.chance is None else m.chance for m in metrics]
-    low = {label: [v - h for v, h in zip(values, half, strict=True)]}
-    high = {label: [v + h for v, h in zip(values, half, strict=True)]}
+    ends = [_ends(m) for m in metrics]
+    low, high = ({label: [pair[side] for pair in ends]} for side in (0, 1))
     return Plot("bars", title, "", label, names, series, low, high)
+
+
+def _ends(metric: "Metric") -> tuple[float, float]:
+    """Of a 95 % interval; that of a share does not leave 0 to 1."""
+    half = _Z * (metric.stderr or 0.0)
+    low, high = metric.value - half, metric.value + half
+    return (max(low, 0.0), min(high, 1.0)) if 0 <= metric.value <= 1 else (low, high)
 
 
 def _bars(report: "Report") -> "tuple[tuple[str, str], dict[str, Metric]]":

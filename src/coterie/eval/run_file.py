@@ -44,7 +44,11 @@ class RunFolder:
         with disk_errors(folder or Path()):
             self._journal = Journal(self._path)
         self._known: dict[tuple[str, str, str], list[Answer]] = {}
-        self._begin()
+        try:
+            self._begin()
+        except BaseException:
+            self._journal.__exit__(None, None, None)
+            raise
 
     def __enter__(self) -> "RunFolder":
         return self
