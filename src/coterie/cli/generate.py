@@ -1,7 +1,7 @@
 """`coterie generate`: continue a text.
 
-stdout gets the continuation and nothing else, as it comes; the line with counts and speed goes to stderr. `--routing`
-and `--svg` show the prompt too, since its tokens went to experts as well.
+stdout gets the continuation and nothing else, as it comes; the line with counts and speed goes to stderr. `--routing`,
+`--svg` and `--routing-page` show the prompt too, since its tokens went to experts as well.
 """
 
 import sys
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coterie.analysis.text_page import text_page
 from coterie.cli.model_argument import load_with_bar
 from coterie.cli.output import note, print_json
 from coterie.cli.prompt_text import read_text
@@ -51,6 +52,7 @@ _MIDDLE = "middle"
     help="Colour each token by its first expert of a layer (default: the middle one); in a pipe, print a table.",
 )
 @click.option("--svg", "svg_file", type=click.Path(path_type=Path), help="Write the coloured text as a picture.")
+@click.option("--routing-page", type=click.Path(path_type=Path), help="Write the coloured text as a page (HTML).")
 def command(
     prompt: str | None,
     model: str,
@@ -59,6 +61,7 @@ def command(
     as_json: bool,
     routing: str | None,
     svg_file: Path | None,
+    routing_page: Path | None,
     **flags: Any,
 ) -> None:
     """Continue PROMPT (or a file, or stdin) and print what comes.
@@ -76,8 +79,8 @@ def command(
     lm = load_with_bar(model, _checks(text, options))
     if as_json:
         print_json(_document(lm, text, {"logprobs": 0, **options, "routing": True}))
-    elif routing is not None or svg_file is not None:
-        _show_routing(lm, text, options, routing, svg_file)
+    elif routing is not None or svg_file is not None or routing_page is not None:
+        _show_routing(lm, text, options, routing, {"svg": svg_file, "html": routing_page})
     else:
         _print_text(lm, text, options)
 
@@ -111,9 +114,9 @@ def _print_text(lm: "LanguageModel", text: str, options: dict[str, Any]) -> None
 
 
 def _show_routing(
-    lm: "LanguageModel", text: str, options: dict[str, Any], routing: str | None, svg_file: Path | None
+    lm: "LanguageModel", text: str, options: dict[str, Any], routing: str | None, files: dict[str, Path | None]
 ) -> None:
-    """The whole text, coloured on a terminal, as a table elsewhere; with --svg alone the plain continuation."""
+    """The whole text, coloured on a terminal, as a table elsewhere; with `files` alone the plain continuation."""
     layer = choose_layer(lm, None if routing in (None, _MIDDLE) else routing)
     n_experts = lm.config.num_local_experts or 0
     screen = console()
@@ -134,8 +137,10 @@ def _show_routing(
     if is_coloured:
         screen.print("\n", legend(n_experts, layer), sep="\n")
     print(table(shown) if is_table else "", end="" if is_table else "\n")
-    if svg_file is not None:
-        svg_file.write_text(svg(shown, n_experts, layer), encoding="utf-8")
+    if (picture := files["svg"]) is not None:
+        picture.write_text(svg(shown, n_experts, layer), encoding="utf-8")
+    if (page := files["html"]) is not None:
+        page.write_text(text_page(f"Routing of {lm.name}", shown, n_experts, layer), encoding="utf-8")
     note(clock.report())
 
 

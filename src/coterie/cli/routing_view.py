@@ -1,14 +1,13 @@
 """Text coloured by the expert that read each token: on a terminal, as a plain table, as an SVG picture.
 
-The colours are Okabe and Ito's, which colour-blind people can tell apart (jfly.uni-koeln.de/color), grey for black.
-There are eight; from expert 8 on they come again, underlined, then bold, then italic. Nothing but the colours tells
-experts apart in the text, so a legend goes with it.
+The colours and marks are those of `analysis/text_page.py`, which makes the same as HTML.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
+
+from coterie.analysis.text_page import PALETTE, RoutedToken, ink
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,23 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PALETTE", "RoutedToken", "coloured", "console", "legend", "svg", "table"]
 
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#BBBBBB")
 _MARKS = ("", "underline", "bold", "italic")
 _SVG_MARKS = ("", ' text-decoration="underline"', ' font-weight="bold"', ' font-style="italic"')
 _COLUMNS, _CELL, _LINE, _FONT, _MARGIN = 84, 8.4, 22, 14, 14  # of the picture; pixels but for the first
-
-
-@dataclass(frozen=True, slots=True)
-class RoutedToken:
-    """A token's text, and its experts and their weights in the layer shown, best first; a dense layer has none."""
-
-    text: str
-    experts: tuple[int, ...] = ()
-    weights: tuple[float, ...] = ()
-
-    @property
-    def first(self) -> int | None:
-        return self.experts[0] if self.experts and self.experts[0] >= 0 else None
 
 
 def console() -> "Console":
@@ -96,11 +81,7 @@ def _style(expert: int | None) -> str:
     if expert is None:
         return ""
     mark = _MARKS[expert // len(PALETTE) % len(_MARKS)]
-    return f"{mark} {_ink(expert)} on {PALETTE[expert % len(PALETTE)]}".strip()
-
-
-def _ink(expert: int) -> str:
-    return "#ffffff" if PALETTE[expert % len(PALETTE)] == "#0072B2" else "#000000"
+    return f"{mark} {ink(expert)} on {PALETTE[expert % len(PALETTE)]}".strip()
 
 
 _Run = tuple[str, int | None]  # text without a line's end, its expert
@@ -141,14 +122,14 @@ def _row(row: Sequence[_Run], top: int) -> str:
     parts, x = [], float(_MARGIN)
     for text, expert in row:
         width = cell_len(text) * _CELL
-        ink, mark = "#000000", ""
+        colour, mark = "#000000", ""
         if expert is not None:
-            ink, mark = _ink(expert), _SVG_MARKS[expert // len(PALETTE) % len(_SVG_MARKS)]
+            colour, mark = ink(expert), _SVG_MARKS[expert // len(PALETTE) % len(_SVG_MARKS)]
             fill = PALETTE[expert % len(PALETTE)]
             parts.append(f'<rect x="{x:.1f}" y="{top}" width="{width:.1f}" height="{_LINE - 3}" fill="{fill}"/>\n')
         if text.strip():
             parts.append(
-                f'<text x="{x:.1f}" y="{top + _FONT}" textLength="{width:.1f}" fill="{ink}" xml:space="preserve"{mark}>'
+                f'<text x="{x:.1f}" y="{top + _FONT}" textLength="{width:.1f}" fill="{colour}" xml:space="preserve"{mark}>'
                 f"{escape(_printable(text))}</text>\n"
             )
         x += width
