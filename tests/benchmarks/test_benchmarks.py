@@ -120,3 +120,11 @@ def test_plan_is_near_what_training_takes(script: ModuleType, capsys: pytest.Cap
     seconds, size = capsys.readouterr().out.splitlines()[-2:]
     assert seconds.startswith("seconds") and size.startswith("bytes")
     assert 0.9 <= float(size.split()[-1]) <= 1.1, size
+
+
+@pytest.mark.parametrize("script", ["trace_report"], indirect=True)
+def test_trace_report(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    script.main(["--tokens", "3000", "--layers", "2", "--rounds", "1"])
+    out = capsys.readouterr().out
+    assert "3,000 tokens, 2 layers" in out and re.search(r"page +0\.\d+ MB", out)

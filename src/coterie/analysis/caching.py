@@ -46,8 +46,8 @@ def _shared_sample(trace: Trace, n_tokens: int) -> Sample:
 def _memory(trace: Trace, by_layer: HitRates, shared: HitRates) -> Section:
     everything, half = trace.n_layers * trace.n_experts, _half(trace, by_layer)
     plots = (
-        _curves(shared, everything, "How many experts must stay in memory: one cache for all layers"),
-        _curves(by_layer, everything, "How many experts must stay in memory: a cache for each layer"),
+        _curves(shared, everything, "How many experts must stay in memory: a shared cache"),
+        _curves(by_layer, everything, "How many experts must stay in memory: a cache per layer"),
     )
     return Section(
         "caching", "How many experts must stay in memory", _answer(trace, by_layer, shared, half),
