@@ -1,6 +1,7 @@
 """Task files for lm-evaluation-harness: what is written, what is left out, what is refused."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_a_row_without_a_field_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="none of agieval, arc_challenge"):
+    with pytest.raises(DataError, match="has none of agieval, arc_challenge"):
         write_tasks(tmp_path / "tasks", tmp_path)
 
 
@@ -92,5 +93,5 @@ def test_every_form_keeps_what_its_templates_read() -> None:
     for name, form in FORMS.items():
         text = json.dumps([str(value) for value in form.fields.values()])
         for field in ("context", "question", "choices", "answer"):
-            reads = f"{{{{{field}" in text or f"in {field} " in text
+            reads = re.search(rf"({{{{|in ){field}\b", text)
             assert not reads or field in form.keep, f"{name}: {field}"

@@ -109,9 +109,7 @@ def test_repeats_of_a_planted_trace(tmp_path: Path) -> None:
     experts = np.stack([np.zeros((T, 2), dtype=int), second], axis=2)
     path = make_trace(tmp_path / "t.trace", experts_TLK=experts, weights_TLK=np.full((T, 2, 2), 0.5),
                       token_ids=np.zeros(T, dtype=int), n_experts=8)  # fmt: skip
-    trace = open_trace(path)
-    found = repeats_section(trace, "planted")
-    trace.close()
+    found = repeats_section(open_trace(path), "planted")
     row = next(row for row in found.rows if row[0] == "all")
     assert row[2:5] == (100.0, 100.0, 100.0) and row[5:8] == (100.0, 100.0, 100.0) and row[8] == T - 1
     assert found.rows[0][:3] == ("ArXiv", "Mixtral 8x7B", 14.0)

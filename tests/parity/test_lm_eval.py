@@ -75,7 +75,7 @@ def results(exported: Path, few: Path, tmp_path_factory: pytest.TempPathFactory)
     yield {
         model: lm_eval.simple_evaluate(
             model=model, model_args={"pretrained": str(exported), "dtype": "float32"}, tasks=names, device="cpu",
-            batch_size=8, task_manager=manager, bootstrap_iters=0,
+            batch_size=8, task_manager=manager, bootstrap_iters=0, gen_kwargs={"max_gen_toks": 16},
         )
         for model in ("coterie", "hf")
     }  # fmt: skip
@@ -116,7 +116,7 @@ def test_our_own_runner_finds_the_same(results: dict[str, Any], exported: Path, 
     from coterie.eval.registry import TASKS
     from coterie.eval.run import evaluate
 
-    known = {form.file for form in FORMS.values()}
+    known = {form.file for form in FORMS.values() if form.fields["output_type"] != "generate_until"}
     report = evaluate(load(exported, dtype="float32"), [name for name in TASKS if name in known], data=few)
     theirs, n_compared = results["hf"]["results"], 0
     for task in report.tasks:

@@ -4,6 +4,9 @@ Reading a task file fetches `documents` from here, and with that `coterie` becom
 `lm_eval --model coterie --tasks FOLDER/coterie_hellaswag.yaml` finds it, without a plug-in that the harness has not.
 """
 
+import re
+import string
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +14,7 @@ import numpy as np
 
 from coterie.eval.harness import register
 
-__all__ = ["probability_of_true"]
+__all__ = ["probability_of_true", "span_scores"]
 
 
 def __getattr__(name: str) -> Any:
@@ -37,3 +40,18 @@ def probability_of_true(doc: Mapping[str, Any], results: Sequence[tuple[float, b
     p = np.exp(np.array([logprob for logprob, _ in results]))
     is_true = np.array(doc["mc2_targets"]["labels"]) == 1
     return {"acc": float((p / p.sum())[is_true].sum())}
+
+
+def span_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Exact match and F1 of words with the first reference, as the harness's XQuAD has them (Rajpurkar et al. 2016)."""
+    answer, reference = (_words(text) for text in (results[0], doc["answers"][0]))
+    is_same = float(answer == reference)
+    common = sum((Counter(answer) & Counter(reference)).values())
+    f1 = 2 * common / (len(answer) + len(reference)) if answer and reference else is_same
+    return {"exact_match": is_same, "f1": f1}
+
+
+def _words(text: str) -> list[str]:
+    """Lower case, without punctuation and English articles."""
+    kept = "".join(c for c in text.lower() if c not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", kept).split()

@@ -118,7 +118,9 @@ def _report(name: str, found: Mapping[str, Any], version: str, seconds: float) -
         if part != whole:
             metrics += _metrics(found["results"][part], samples, part.removeprefix(f"{whole}_"))
     shots = found["n-shot"].get(next(iter(parts)), 0)
-    main = form.fields["metric_list"][-1 if form.fields["output_type"] == "multiple_choice" else 0]["metric"]
+    main = form.metric_names[-1 if form.metric_names[-1] == "acc_norm" else 0]
+    named = [metric.name for metric in metrics]
+    main = next((n for n in (main, f"{main}, flexible-extract") if n in named), named[0] if named else main)
     protocol = f"{version}, {shots} shots, its form for this task"
     return TaskReport(name, protocol, main, metrics, seconds, len(everything))
 

@@ -3,29 +3,12 @@
 They are facts of the harness (0.4.13), for our field names. `fields` go into the task file as they are.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["FORMS", "Form", "Function"]
+from coterie.eval.harness_file import Form, Function
+from coterie.eval.harness_generation import GENERATION
 
-
-@dataclass(frozen=True, slots=True)
-class Function:
-    """A function that a task file names, by its dotted path."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """`by`: the field whose values are tasks of their own. `keep`: the fields that the templates read."""
-
-    file: str
-    keep: tuple[str, ...]
-    fields: Mapping[str, Any]
-    by: str | None = None
-    of_part: Callable[[str], Mapping[str, Any]] | None = field(default=None)
+__all__ = ["FORMS"]
 
 
 def _mean(*metrics: str) -> list[dict[str, Any]]:
@@ -209,4 +192,5 @@ FORMS: dict[str, Form] = {
             ],
         },
     ),
+    **GENERATION,
 }

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from coterie.errors import DataError
-from coterie.eval.harness_table import FORMS, Form, Function
+from coterie.eval.harness_file import Form, Function
+from coterie.eval.harness_table import FORMS
 from coterie.eval.rows import Files, Read
 
 __all__ = ["write_tasks"]
@@ -64,7 +65,7 @@ def _parts(form: Form, read: Read, limit: int | None) -> dict[str, Splits]:
         rows = parts.setdefault(name, {}).setdefault(split, [])
         if split == "test":
             turns.append((len(rows), name))
-        rows.append({field: row[field] for field in form.keep})
+        rows.append(dict(form.adapt({field: row[field] for field in form.keep})))
     kept = Counter(name for _, name in sorted(turns)[:limit])
     for name in kept:
         parts[name]["test"] = parts[name]["test"][: kept[name]]
@@ -79,7 +80,8 @@ def _write_part(folder: Path, task: str, form: Form, part: str, splits: Splits, 
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
         paths[split] = str(path)
     kwargs: dict[str, Any] = {"data_files": paths, **({"cache_dir": str(cache)} if cache else {})}
-    fields: dict[str, Any] = {"task": name, "dataset_path": "json", "dataset_kwargs": kwargs, "test_split": "test"}
+    fields: dict[str, Any] = {"include": _own_file(form.include.format(part=part))} if form.include else {}
+    fields |= {"task": name, "dataset_path": "json", "dataset_kwargs": kwargs, "test_split": "test"}
     fields["process_docs"] = Function("coterie.eval.harness_forms.documents")
     if "dev" in splits:
         fields |= {"fewshot_split": "dev", "fewshot_config": {"sampler": "first_n"}}
@@ -87,11 +89,16 @@ def _write_part(folder: Path, task: str, form: Form, part: str, splits: Splits, 
     return name
 
 
+def _own_file(path: str) -> str:
+    """A task file of the harness's; where it has none for a part, its YAML says which file is missing."""
+    import lm_eval
+
+    return str(Path(lm_eval.__file__).parent / "tasks" / path)
+
+
 def _group(task: str, form: Form, names: list[str]) -> dict[str, Any]:
     """A task of tasks: the mean over all rows, whatever part they are of."""
-    metrics = [{**metric, "weight_by_size": True} for metric in form.fields["metric_list"]]
-    kept = ("metric", "aggregation", "weight_by_size")
-    means = [{name: metric[name] for name in kept} for metric in metrics]
+    means = [{"metric": name, "aggregation": "mean", "weight_by_size": True} for name in form.metric_names]
     return {"group": f"coterie_{task}", "task": names, "aggregate_metric_list": means}
 
 

@@ -88,11 +88,7 @@ def paper(runs: Runs) -> list[Section]:
     with tempfile.TemporaryDirectory() as scratch:
         path = (runs.run_dir or Path(scratch)) / "table-5.trace"
         trace = record_texts(runs.lm, Files(runs.data), path, progress=runs.progress)
-        try:
-            return paper_sections(runs, trace)
-        finally:
-            if isinstance(trace, Trace):
-                trace.close()
+        return paper_sections(runs, trace)
 
 
 def paper_sections(runs: Runs, trace: Trace | str) -> list[Section]:
