@@ -101,6 +101,24 @@ def test_so_is_every_answer(results: dict[str, Any]) -> None:
                     assert a[0] == pytest.approx(b[0], abs=1e-4) and a[1] == b[1], task
 
 
+def test_rolling_likelihoods_are_those_of_the_transformers_model(exported: Path, data_dir: Path) -> None:
+    """Of a text longer than the context, its windows as they are cut there, and of a short and an empty one."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    from coterie.eval.harness_model import CoterieLM
+
+    with gzip.open(data_dir / "text/fr.valid.jsonl.gz", "rt", encoding="utf-8") as lines:
+        long = json.loads(next(lines))["text"][:2400]
+    texts = [long, "Il était une fois", ""]
+    requests = [Instance("loglikelihood_rolling", {}, (text,), n) for n, text in enumerate(texts)]
+    options = {"pretrained": str(exported), "dtype": "float32", "max_length": 256, "device": "cpu"}
+    theirs = HFLM(**options, batch_size=4).loglikelihood_rolling(requests, disable_tqdm=True)
+    ours = CoterieLM(**options).loglikelihood_rolling(requests, disable_tqdm=True)
+    assert ours == [pytest.approx(value, rel=1e-6, abs=1e-4) for value in theirs]
+    assert theirs[0] < -1000 and len(texts[0]) == 2400
+
+
 def harness_metric(task: str, metric: str, group: str) -> tuple[str, str]:
     """Under which names the harness has what `coterie eval` calls so."""
     name = {"truthfulqa.en": f"truthfulqa_{metric}", "truthfulqa.es": f"truthfulqa_es_{metric}"}.get(task, task)
@@ -116,7 +134,8 @@ def test_our_own_runner_finds_the_same(results: dict[str, Any], exported: Path, 
     from coterie.eval.registry import TASKS
     from coterie.eval.run import evaluate
 
-    known = {form.file for form in FORMS.values() if form.fields["output_type"] != "generate_until"}
+    kinds = ("multiple_choice", "loglikelihood")
+    known = {form.file for form in FORMS.values() if form.fields["output_type"] in kinds}
     report = evaluate(load(exported, dtype="float32"), [name for name in TASKS if name in known], data=few)
     theirs, n_compared = results["hf"]["results"], 0
     for task in report.tasks:

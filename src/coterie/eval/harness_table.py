@@ -192,5 +192,25 @@ FORMS: dict[str, Form] = {
             ],
         },
     ),
+    **{
+        f"text_{domain}": Form(
+            f"{domain}.valid",
+            ("text",),
+            {
+                "output_type": "loglikelihood_rolling",
+                "doc_to_text": "",
+                "doc_to_target": "{{text}}",
+                "metric_list": [
+                    {"metric": name, "aggregation": aggregation, "higher_is_better": False}
+                    for name, aggregation in (
+                        ("bits_per_byte", "bits_per_byte"),
+                        ("byte_perplexity", "weighted_perplexity"),
+                        ("word_perplexity", "weighted_perplexity"),
+                    )
+                ],
+            },
+        )
+        for domain in ("de", "en", "es", "fr", "it", "python")
+    },
     **GENERATION,
 }
