@@ -31,10 +31,12 @@ __all__ = ["Trace", "make_trace", "open_trace"]
 def open_trace(path: str | Path) -> "Trace":
     """Raises `DataError` for what is no trace, is cut off, damaged or of another version."""
     path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path} does not exist; 'coterie trace record' writes a trace")
+    if not path.is_file():
+        raise DataError(f"{path} is a folder or a device; expected a trace that 'coterie trace record' wrote")
     try:
         fd = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; 'coterie trace record' writes a trace") from None
     except OSError as e:
         raise DataError(f"{path} cannot be read: {(e.strerror or str(e)).lower()}") from None
     try:

@@ -5,6 +5,8 @@ ids [[3, 7], [1, 0]] are the bytes 0x73 0x01. An unused slot has id 0 here; a bi
 in a block only where there are any. Shapes: T tokens, L layers, K slots, N = T·K.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +17,7 @@ Bytes = NDArray[np.uint8]
 
 def pack_ids(ids_TLK: NDArray[np.int16], bits: int) -> Bytes:
     """-> [L, bytes]; -1 becomes 0."""
-    ids_LN = np.ascontiguousarray(ids_TLK.clip(0).transpose(1, 0, 2)).reshape(ids_TLK.shape[1], -1)
+    ids_LN = _by_layer(ids_TLK.clip(0))
     if bits == 16:
         return np.ascontiguousarray(ids_LN.astype("<u2")).view(np.uint8)
     ids_LN = ids_LN.astype(np.uint8)
@@ -41,7 +43,7 @@ def unpack_ids(packed_LB: Bytes, bits: int, start: int, stop: int) -> NDArray[np
 
 def pack_bitmap(is_TLK: NDArray[np.bool_]) -> Bytes:
     """-> [L, bytes], the first slot in the lowest bit."""
-    return np.packbits(is_TLK.transpose(1, 0, 2).reshape(is_TLK.shape[1], -1), axis=1, bitorder="little")
+    return np.packbits(_by_layer(is_TLK), axis=1, bitorder="little")
 
 
 def unpack_bitmap(packed_LB: Bytes, start: int, stop: int) -> NDArray[np.bool_]:
@@ -56,5 +58,10 @@ def pack_weights(weights_TLK: NDArray[np.float32]) -> tuple[Bytes, float]:
     An error of at most scale / 510. Example: 0.75 is the byte 191, which reads 0.7490.
     """
     scale = max(1.0, float(weights_TLK.max(initial=0.0)))
-    weights_LN = weights_TLK.transpose(1, 0, 2).reshape(weights_TLK.shape[1], -1)
-    return np.rint(weights_LN.clip(0) * np.float32(255 / scale)).astype(np.uint8), scale
+    return np.rint(_by_layer(weights_TLK).clip(0) * np.float32(255 / scale)).astype(np.uint8), scale
+
+
+def _by_layer(values_TLK: NDArray[Any]) -> NDArray[Any]:
+    """-> [L, N]."""
+    T, L, K = values_TLK.shape
+    return np.ascontiguousarray(values_TLK.transpose(1, 0, 2)).reshape(L, T * K)

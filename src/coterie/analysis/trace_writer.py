@@ -237,7 +237,7 @@ def make_trace(
     with TraceWriter(path, form, pieces) as writer:
         for name in domains or () if domain_of_T is not None else ():
             writer.number_of(name)
-        for first, last in zip(starts, [*starts[1:], T], strict=True):
+        for first, last in zip(starts, [*starts[1:], T], strict=False):
             at = slice(first, last)
             optional = [None if a is None else np.asarray(a)[at] for a in (guesses_TLK, logits_TLE)]
             writer.add(

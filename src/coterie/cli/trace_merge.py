@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from coterie.cli.output import note, print_json, progress
+from coterie.cli.trace_output import check_trace_output
 
 __all__ = ["command"]
 
@@ -21,6 +22,7 @@ def command(traces: tuple[Path, ...], output: Path, as_json: bool) -> None:
     from coterie.analysis.trace import open_trace
     from coterie.analysis.trace_merge import merge_traces
 
+    check_trace_output(output)
     with progress("merging", unit="tokens") as report:
         merge_traces(traces, output, report)
     merged = open_trace(output)

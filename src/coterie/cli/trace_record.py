@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coterie.cli.output import human_bytes, note, print_json, print_table, printable, progress
+from coterie.cli.trace_output import check_trace_output
 from coterie.errors import DataError, RequestError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def command(
     from coterie.cli.model_argument import load_with_bar
     from coterie.train.texts import files_below
 
-    _check_output(output)
+    check_trace_output(output)
     paths = [path for file in files for path in files_below(file)]
     lm = load_with_bar(model, _checks(model, window))
     job = _Job(lm, paths, window or min(_WINDOW, lm.config.max_position_embeddings), domain, tokens)
@@ -76,20 +77,6 @@ def command(
         print_json(document)
     else:
         _print(document)
-
-
-def _check_output(path: Path) -> None:
-    """What stands there may go only where it is a trace."""
-    from coterie.analysis.trace_form import MAGIC
-
-    if not path.parent.is_dir():
-        raise DataError(f"{path}: there is no folder {path.parent}; make it first")
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; expected the name of a file, such as {path / 'run.trace'}")
-    if path.exists():
-        with path.open("rb") as f:
-            if f.read(len(MAGIC)) != MAGIC:
-                raise DataError(f"{path} exists and is no trace; name another file, or remove it first")
 
 
 def _checks(name: str, window: int | None) -> "Callable[[ModelConfig, Tokenizer | None], None]":
