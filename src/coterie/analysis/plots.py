@@ -188,7 +188,8 @@ def _number_cells(axes: "Axes", mesh: Any, rows: list[list[float]]) -> None:
             if not isnan(value):
                 red, green, blue, _ = mesh.cmap(mesh.norm(value))
                 ink = "#000000" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "#ffffff"
-                axes.text(x, y, _short(value), color=ink, ha="center", va="center", fontsize=7)
+                text = axes.text(x, y, _short(value), color=ink, ha="center", va="center", fontsize=7)
+                text.set_in_layout(False)  # lies inside the axes, and measuring takes long
 
 
 def _short(value: float) -> str:

@@ -19,7 +19,7 @@ __all__ = ["Pictures", "draw", "is_report", "page", "report_document"]
 
 _KIND, _VERSION = "coterie trace report", 1
 _ROWS, _CELL = 60, 400  # of a table in the page; letters of a cell
-_BYTES, _PICTURE = 1_900_000, 120_000  # of the page; of a picture that stays lines
+_BYTES, _PICTURE, _SAMPLE = 1_900_000, 120_000, 400_000  # of the page; a picture that stays lines; coloured text
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def page(
         f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{_text(title)}</h1>",
         "<dl>" + "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in about) + "</dl>",
         _contents(sections),
-        sample,
+        sample if len(sample.encode()) <= _SAMPLE else "",
     ]
     tail = [f'<p class="soft">{_text(_FOOT)}</p>', "</body>\n</html>\n"]
     bodies = _fitting(sections, pictures, _BYTES - sum(len(part.encode()) for part in (*head, *tail)))

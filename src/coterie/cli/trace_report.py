@@ -86,6 +86,7 @@ def describe(trace: "Trace") -> dict[str, Any]:
 
 def _write(folder: Path, name: str, trace: "Trace", sections: "Sequence[Section]") -> None:
     from coterie.analysis.report import draw, page, report_document
+    from coterie.analysis.text_page import sample_html
 
     with progress("pictures", unit="pictures") as report:
         pictures = draw(sections, report)
@@ -94,7 +95,7 @@ def _write(folder: Path, name: str, trace: "Trace", sections: "Sequence[Section]
     document = json.dumps(report_document(about, sections), ensure_ascii=False, indent=2, allow_nan=False)
     (folder / "report.json").write_text(document + "\n", encoding="utf-8")
     shown = [(key.replace("_", " "), _about(value)) for key, value in {"trace": name, **about}.items()]
-    text = page(f"Routing of {trace.model}", shown, sections, pictures)
+    text = page(f"Routing of {trace.model}", shown, sections, pictures, sample_html(trace))
     (folder / "index.html").write_text(text, encoding="utf-8")
 
 
