@@ -18,7 +18,7 @@ from coterie.model import Output
 
 __all__ = ["Asker"]
 
-_BLOCK = 1 << 18  # tokens of texts that are sorted together
+_BLOCK = 1 << 20  # tokens of texts that are sorted together
 _TOGETHER = 64  # prompts handed to the engine at a time
 Save = Callable[[Item, list[Answer]], None]
 
