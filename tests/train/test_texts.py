@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coterie.errors import DataError
-from coterie.train.texts import files_below, read_files, read_mixture, read_texts
+from coterie.train.texts import files_below, read_files, read_mixture, read_rows, read_texts
 
 
 def zstandard(data: bytes) -> bytes:
@@ -141,6 +141,18 @@ def test_a_damaged_byte_in_compressed_text(tmp_path: Path, end: str) -> None:
     (tmp_path / f"a.jsonl{end}").write_bytes(data)
     with pytest.raises(DataError, match=r"line [0-9]+"):
         list(read_texts(tmp_path / f"a.jsonl{end}"))
+
+
+def test_rows_come_with_their_labels(tmp_path: Path) -> None:
+    columns = {"text": ["a", "b"], "lang": ["fr", "de"], "size": [1, 2]}
+    write_parquet(tmp_path / "a.parquet", columns)
+    assert list(read_rows(tmp_path / "a.parquet", ("domain", "lang"))) == [
+        {"text": "a", "lang": "fr"}, {"text": "b", "lang": "de"}
+    ]  # fmt: skip
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "lang": "fr", "n": 1}\n{"text": "b"}\n')
+    assert list(read_rows(tmp_path / "a.jsonl", ())) == [{"text": "a", "lang": "fr", "n": 1}, {"text": "b"}]
+    (tmp_path / "a.txt").write_text("a")
+    assert list(read_rows(tmp_path / "a.txt", ("lang",))) == [{"text": "a"}]
 
 
 def test_parquet_that_does_not_fit(tmp_path: Path) -> None:

@@ -122,14 +122,14 @@ def _row(row: Sequence[_Run], top: int) -> str:
     parts, x = [], float(_MARGIN)
     for text, expert in row:
         width = cell_len(text) * _CELL
-        tone, mark = "#000000", ""
+        pen, mark = "#000000", ""
         if expert is not None:
-            tone, mark = ink(expert), _SVG_MARKS[expert // len(PALETTE) % len(_SVG_MARKS)]
+            pen, mark = ink(expert), _SVG_MARKS[expert // len(PALETTE) % len(_SVG_MARKS)]
             fill = PALETTE[expert % len(PALETTE)]
             parts.append(f'<rect x="{x:.1f}" y="{top}" width="{width:.1f}" height="{_LINE - 3}" fill="{fill}"/>\n')
         if text.strip():
             parts.append(
-                f'<text x="{x:.1f}" y="{top + _FONT}" textLength="{width:.1f}" fill="{tone}" xml:space="preserve"{mark}>'
+                f'<text x="{x:.1f}" y="{top + _FONT}" textLength="{width:.1f}" fill="{pen}" xml:space="preserve"{mark}>'
                 f"{escape(_printable(text))}</text>\n"
             )
         x += width
