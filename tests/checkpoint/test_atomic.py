@@ -1,9 +1,11 @@
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
-from coterie.checkpoint.atomic import disk_errors, new_file, new_folder, require_disk
+from coterie.checkpoint.atomic import _unnamed, disk_errors, new_file, new_folder, require_disk
 from coterie.errors import CheckpointError, ResourceError
 
 
@@ -17,6 +19,33 @@ def test_a_file_appears_when_it_is_whole(tmp_path):
         assert "a" not in names(tmp_path)
     assert (tmp_path / "a").read_bytes() == b"x" * 100_000
     assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="this system gives every file a name")
+def test_a_killed_process_leaves_no_file(tmp_path):
+    if _unnamed(tmp_path) is None:
+        pytest.skip("this disk gives every file a name")
+    code = "import os, sys; from pathlib import Path; from coterie.checkpoint.atomic import new_file\n" + (
+        "with new_file(Path(sys.argv[1])) as f: f.write(bytes(100_000)); f.flush(); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")]).returncode == -9
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("missing", ["O_TMPFILE", "link"])
+def test_systems_that_cannot_do_without_a_name(tmp_path, monkeypatch, missing):
+    (tmp_path / "a").write_bytes(b"old")
+    if missing == "link":
+
+        def refuse(*args, **kwargs):
+            raise OSError(errno.EXDEV, "no")
+
+        monkeypatch.setattr(os, "link", refuse)
+    else:
+        monkeypatch.delattr(os, missing, raising=False)
+    with new_file(tmp_path / "a") as f:
+        f.write(b"x" * 100_000)
+    assert (tmp_path / "a").read_bytes() == b"x" * 100_000 and names(tmp_path) == ["a"]
 
 
 def test_a_folder_appears_when_it_is_whole_and_parents_are_made(tmp_path):

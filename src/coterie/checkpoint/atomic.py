@@ -1,7 +1,7 @@
 """Files and folders that exist whole or not at all: written under a temporary name, forced to disk, renamed.
 
 Any exception on the way, Ctrl-C and a full disk included, removes what was written. Disk trouble becomes a
-`ResourceError`.
+`ResourceError`. On Linux a file has no name at all until it is whole, so that even a killed process leaves none.
 """
 
 import errno
@@ -18,6 +18,7 @@ from coterie.errors import CheckpointError, ResourceError
 
 __all__ = ["disk_errors", "new_file", "new_folder", "require_disk", "sync_folder"]
 
+_OPEN_FILES = "/proc/self/fd"
 _REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -36,10 +37,13 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     """
     partial = _partial(path)
     try:
-        with open(partial, "xb") as f:
+        unnamed = _unnamed(path.parent)
+        with open(partial, "xb") if unnamed is None else open(unnamed, "w+b") as f:
             yield f
             f.flush()
             os.fsync(f.fileno())
+            if unnamed is not None:
+                _name(f, partial)
         os.replace(partial, path)
     except BaseException:
         with suppress(OSError):
@@ -104,6 +108,32 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _unnamed(folder: Path) -> int | None:
+    """A file in no folder, on the disk of this one; None where the system or the disk has no such thing."""
+    flag: int = getattr(os, "O_TMPFILE", 0)
+    if not flag or not os.path.isdir(_OPEN_FILES):
+        return None
+    try:
+        return os.open(folder, flag | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    except OSError:
+        return None
+
+
+def _name(f: BinaryIO, path: Path) -> None:
+    """Give a name to a file that has none."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:  # with a folder's number, since only then a link to the file behind the link is made
+        os.link(f"{_OPEN_FILES}/{f.fileno()}", path.name, dst_dir_fd=folder)
+    except OSError:
+        f.seek(0)
+        with open(path, "xb") as named:
+            shutil.copyfileobj(f, named, 1 << 20)
+            named.flush()
+            os.fsync(named.fileno())
+    finally:
+        os.close(folder)
 
 
 def _partial(path: Path) -> Path:
