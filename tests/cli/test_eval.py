@@ -107,7 +107,7 @@ def test_the_routing_of_an_evaluation_is_recorded(run: Run) -> None:
     [
         ((), "expected a MODEL and at least one TASK"),
         (("demo",), "expected a MODEL and at least one TASK"),
-        (("demo", "piqua"), "'piqua' is no task; did you mean 'piqa'?; the data at hand has piqa"),
+        (("demo", "piqua"), "'piqua' is no task; did you mean 'piqa'?; here are piqa"),
         (("demo", "winogrande"), "winogrande.jsonl is not in"),
         (("demo", "none.jsonl"), "none.jsonl: No such file or directory"),
         (("demo", "piqa", "--set", "x"), "expected NAME=VALUE"),

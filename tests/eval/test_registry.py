@@ -33,7 +33,7 @@ def test_a_group_is_what_can_run_with_a_reason_for_the_rest(tmp_path: Path) -> N
 
 def test_an_unknown_name_gets_the_nearest_and_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "copa.jsonl").write_text("{}\n")
-    with pytest.raises(RequestError, match=r"'helaswag' is no task; did you mean 'hellaswag'\?.*at hand has copa"):
+    with pytest.raises(RequestError, match=r"'helaswag' is no task; did you mean 'hellaswag'\?.*here are copa"):
         names_of("helaswag", context(tmp_path))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from coterie.api import LanguageModel
-from coterie.errors import DataError, RequestError
+from coterie.errors import ContextError, DataError, RequestError
 from coterie.eval import run as module
 from coterie.eval.ask import Asker
 from coterie.eval.run import evaluate
@@ -129,7 +129,7 @@ def test_a_run_of_another_model_is_refused(
 @pytest.mark.parametrize(
     ("tasks", "options", "message"),
     [
-        (["piqua"], {}, "'piqua' is no task; did you mean 'piqa'.*the data at hand has piqa, exams"),
+        (["piqua"], {}, "'piqua' is no task; did you mean 'piqa'.*here are piqa, exams"),
         (["winogrande"], {}, r"winogrande\.jsonl is not in .*it has exams, piqa"),
         (["piqa"], {"settings": {"colour": "red"}}, "no setting 'colour' for these tasks, and none of these"),
         (["perplexity"], {"settings": {"strid": "9"}}, "no setting 'strid'.*did you mean 'stride'"),
@@ -160,3 +160,13 @@ def test_notes_say_what_was_cut_and_what_changed_nothing(lm: LanguageModel, tmp_
         "takes no shots, so --shots changed nothing",
         "1 prompts were longer than the context of 256 tokens and lost their beginning",
     ]
+
+
+def test_of_several_tasks_one_that_stops_leaves_the_others(lm: LanguageModel, data: Path) -> None:
+    write(data / "piqa.jsonl", [{**ROWS[0], "choices": ["x", "y" * 300]}])
+    message = r"piqa, item r0: a continuation is 301 tokens, but the model's context is 256"
+    report = evaluate(lm, ["piqa", "exams"], data=data)
+    assert [task.name for task in report.tasks] == ["exams"]
+    assert [s.startswith("piqa stopped: piqa, item r0: a continuation is 301") for s in report.left_out] == [True]
+    with pytest.raises(ContextError, match=message):
+        evaluate(lm, ["piqa"], data=data)

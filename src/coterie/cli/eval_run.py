@@ -38,6 +38,7 @@ def measure(asked: Asked, folder: Path, *, as_json: bool, plot: Path | None, tra
     from coterie.cli.model_argument import load_with_bar
 
     _check_plot(plot)
+    _check_tasks(asked)
     lm = load_with_bar(asked.model)
     report = run(lm, asked, folder, trace)
     if plot is not None:
@@ -90,6 +91,20 @@ def _evaluator(asked: Asked) -> Callable[..., "Report"]:
     from coterie.eval.harness_run import evaluate_in_harness
 
     return evaluate_in_harness
+
+
+def _check_tasks(asked: Asked) -> None:
+    """What is wrong with the tasks is said before a model is loaded."""
+    if "harness" in (asked.settings or {}):
+        return
+    from coterie.eval.chosen import choose
+    from coterie.eval.rows import Files
+    from coterie.eval.task import Context
+
+    context = Context(
+        Files(asked.data), asked.limit, asked.shots, asked.seed, asked.samples, asked.run_code, asked.settings or {}
+    )
+    choose(asked.tasks, context)
 
 
 @contextmanager

@@ -6,12 +6,13 @@ its answers are there, so that an interrupted run has lost little.
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from coterie.api import LanguageModel
 from coterie.engine.runner import Runner
 from coterie.engine.score import Score, encode_pair
-from coterie.errors import ContextError
+from coterie.errors import ContextError, CoterieError
 from coterie.eval.scorer import Pair, Scorer, fit
 from coterie.eval.task import Answer, Ask, Choose, Generate, Item, Rolled, Rolling
 from coterie.model import Output
@@ -56,7 +57,8 @@ class Asker:
             for place, ask in enumerate(p.item.asks):
                 if isinstance(ask, Generate):
                     continue
-                pairs = self._pairs(ask)
+                with _named(domain, p.item):
+                    pairs = self._pairs(ask)
                 if not pairs:  # of an empty text
                     p.take(place, _answer(ask, [], []))
                     continue
@@ -114,7 +116,9 @@ class Asker:
                 if isinstance(ask, Generate):
                     seed = 0 if ask.temperature == 0 else self._seed_of(p.item.id, place)
                     key = (ask.stop, ask.max_tokens, ask.n, ask.temperature, ask.top_p, seed)
-                    groups.setdefault(key, []).append((p, place, ask, self._prompt(ask)))
+                    with _named(domain, p.item):
+                        prompt = self._prompt(ask)
+                    groups.setdefault(key, []).append((p, place, ask, prompt))
         for (stop, max_tokens, n, temperature, top_p, seed), members in groups.items():
             members.sort(key=lambda member: len(member[3]))
             options = dict(stop=[*stop], max_tokens=max_tokens, n=n, temperature=temperature, top_p=top_p, seed=seed)
@@ -162,6 +166,15 @@ class Asker:
     def _seed_of(self, name: str, place: int) -> int:
         digest = hashlib.sha256(f"{self._seed}/{name}/{place}".encode()).digest()
         return int.from_bytes(digest[:4], "big")
+
+
+@contextmanager
+def _named(task: str, item: Item) -> Iterator[None]:
+    """A text that the model cannot take is named by the item it stands in."""
+    try:
+        yield
+    except CoterieError as error:
+        raise type(error)(f"{task}, item {item.id}: {error}") from None
 
 
 class _Pending:

@@ -77,10 +77,13 @@ def names_of(asked: str, context: Context) -> tuple[list[str], list[str]]:
     if asked in TASKS or is_file(asked):
         return [asked], []
     if asked not in GROUPS and asked != "all":
-        there = ", ".join(name for name in TASKS if make(name, context).is_there(context)) or "none"
+        there = ", ".join(name for name in TASKS if make(name, context).is_there(context)) or "nothing"
+        known = (
+            "no data folder was named (--data DIR), so what can run is" if context.files.folder is None else "here are"
+        )
         raise RequestError(
-            f"{asked!r} is no task{nearest(asked, [*TASKS, *GROUPS, 'all'])}; the data at hand has {there}, and a "
-            ".jsonl file is a task as well"
+            f"{asked!r} is no task{nearest(asked, [*TASKS, *GROUPS, 'all'])}; {known} {there}, and a .jsonl file is a "
+            "task as well"
         )
     names, left_out = [], []
     for name in TASKS if asked == "all" else GROUPS[asked]:

@@ -12,9 +12,9 @@ from typing import Any
 
 from coterie.analysis.section import Section
 from coterie.api import LanguageModel
-from coterie.errors import DataError, RequestError, nearest
+from coterie.errors import CoterieError, DataError
 from coterie.eval.ask import Asker
-from coterie.eval.registry import make, names_of
+from coterie.eval.chosen import choose
 from coterie.eval.rows import Files, Read
 from coterie.eval.run_file import RunFolder
 from coterie.eval.task import Answer, Context, Item, Metric, Task, Work
@@ -79,22 +79,19 @@ def evaluate(
         Files(None if data is None else Path(data)), limit, shots, seed, samples, run_code, settings or {}, recorder,
         folder, progress,
     )  # fmt: skip
-    _check_numbers(context)
-    found = [names_of(asked, context) for asked in tasks]
-    names = list(dict.fromkeys(name for members, _ in found for name in members))
-    left_out = list(dict.fromkeys(sentence for _, sentences in found for sentence in sentences))
-    if not names:
-        raise RequestError(f"nothing of {', '.join(tasks)} can run: {'; '.join(left_out[:3])} (pass --data DIR?)")
-    made = [make(name, context) for name in names]
-    for task in made:
-        _check_options(task, context)
-    _check_settings(made, context)
+    made, left_out = choose(tasks, context)
     prepared = [_prepare(lm, task, context) if isinstance(task, Task) else [] for task in made]
     with RunFolder(folder, lm, context, tasks) as kept:
-        reports = [
-            _ask(lm, task, items, kept, context) if isinstance(task, Task) else _work(lm, task, context)
-            for task, items in zip(made, prepared, strict=True)
-        ]
+        reports = list[TaskReport]()
+        for task, items in zip(made, prepared, strict=True):
+            try:
+                reports.append(
+                    _ask(lm, task, items, kept, context) if isinstance(task, Task) else _work(lm, task, context)
+                )
+            except CoterieError as error:
+                if task is made[-1] and not reports:
+                    raise
+                left_out.append(f"{task.name} stopped: {error}")
         return Report(reports, folder, kept.finish(reports, left_out), left_out)
 
 
@@ -172,26 +169,3 @@ def _work(lm: LanguageModel, task: Work, context: Context) -> TaskReport:
         task.name, task.protocol, task.metric, result.metrics, time.monotonic() - start, result.n_items,
         n_tokens=result.n_tokens, sections=result.sections, notes=result.notes,
     )  # fmt: skip
-
-
-def _check_numbers(context: Context) -> None:
-    bounds = {"limit": (1, 1 << 31), "shots": (0, 1000), "seed": (0, (1 << 63) - 1), "samples": (1, 10_000)}
-    for name, (least, most) in bounds.items():
-        value = getattr(context, name)
-        if value is not None and (type(value) is not int or not least <= value <= most):
-            raise RequestError(f"{name} is {value!r}, expected a whole number from {least} to {most}")
-
-
-def _check_options(task: Task | Work, context: Context) -> None:
-    if task.runs_code and not context.run_code:
-        raise RequestError(
-            f"{task.name} runs code that the model writes: pass --run-code to allow that, in a sandboxed process"
-        )
-
-
-def _check_settings(tasks: Sequence[Task | Work], context: Context) -> None:
-    known = sorted({name for task in tasks for name in task.settings})
-    for name in context.settings:
-        if name not in known:
-            expected = f"expected one of {', '.join(known)}" if known else "and none of these tasks has any"
-            raise RequestError(f"there is no setting {name!r} for these tasks, {expected}{nearest(name, known)}")
