@@ -79,6 +79,8 @@ def test_fields_are_what_they_should_be() -> None:
         (lambda: text_of(row, "blank", "f"), "blank is ' ', expected text"),
         (lambda: text_of(row, "n", "f"), "n is 2, expected text"),
         (lambda: texts_of(row, "q", "f"), "q is 'a', expected a list"),
+        (lambda: text_of({"q": "a\ud800"}, "q", "f"), "q has half of a surrogate pair"),
+        (lambda: choices_of({"choices": ["x", "\udfff"]}, "f"), "choices has half of a surrogate pair"),
         (lambda: choices_of({"choices": ["x", " "]}, "f"), "empty text at place 1"),
         (lambda: choices_of(row, "f", exactly=(4,)), "choices has 2 texts, expected 4"),
         (lambda: answer_of(row, 1, "f"), "answer is 1, expected a whole number from 0 to 0"),

@@ -124,6 +124,7 @@ def text_of(row: Mapping[str, Any], field: str, where: str, *, may_be_empty: boo
     value = _value(row, field, where)
     if not isinstance(value, str) or not (value.strip() or may_be_empty):
         raise DataError(f"{where}: {field} is {_shown(value)}, expected text")
+    _check_unicode(value, field, where)
     return value
 
 
@@ -132,6 +133,8 @@ def texts_of(row: Mapping[str, Any], field: str, where: str, *, fewest: int = 1)
     value = _value(row, field, where)
     if not isinstance(value, list) or len(value) < fewest or not all(isinstance(v, str) for v in value):
         raise DataError(f"{where}: {field} is {_shown(value)}, expected a list of at least {fewest} texts")
+    for text in value:
+        _check_unicode(text, field, where)
     return value
 
 
@@ -154,6 +157,12 @@ def answer_of(row: Mapping[str, Any], n: int, where: str, field: str = "answer")
     if type(value) is not int or not 0 <= value < n:
         raise DataError(f"{where}: {field} is {_shown(value)}, expected a whole number from 0 to {n - 1}")
     return value
+
+
+def _check_unicode(text: str, field: str, where: str) -> None:
+    """JSON can spell half a character (\\ud800), which no tokenizer can take."""
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise DataError(f"{where}: {field} has half of a surrogate pair, expected whole characters")
 
 
 def _value(row: Mapping[str, Any], field: str, where: str) -> Any:
