@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("lm_eval")
 
 from coterie.api import LanguageModel
-from coterie.errors import RequestError
+from coterie.errors import DataError, RequestError
 from coterie.eval.harness_run import evaluate_in_harness, forms_of
 from coterie.eval.run import evaluate
 from coterie.model import Transformer
@@ -81,5 +81,7 @@ def test_tasks_are_named_by_form_or_file() -> None:
 
 
 def test_what_the_harness_cannot_do_is_refused(lm: LanguageModel, data: Path) -> None:
+    with pytest.raises(DataError, match="no data folder was named"):
+        evaluate_in_harness(lm, ["piqa"], data=None)
     with pytest.raises(RequestError, match="samples is not for harness=lm-eval"):
         evaluate_in_harness(lm, ["piqa"], data=data, samples=4)

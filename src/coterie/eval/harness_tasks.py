@@ -39,6 +39,8 @@ def write_tasks(
     files, or a row lacks a field.
     """
     folder, files = Path(folder), data if isinstance(data, Files) else Files(Path(data))
+    if files.folder is None:
+        raise DataError("no data folder was named: pass --data DIR, or set COTERIE_DATA to it")
     found = [name for name in names if files.find(FORMS[name].file) is not None]
     if not found:
         stems = ", ".join(sorted({FORMS[name].file for name in names}))
