@@ -148,14 +148,16 @@ def _ask(lm: LanguageModel, task: Task, items: list[Item], kept: RunFolder, cont
     judged = [(item, task.judge(item, found[place])) for place, item in enumerate(items)]
     return TaskReport(
         task.name, task.protocol, task.metric, task.metrics(judged), time.monotonic() - start, len(items), n_resumed,
-        asker.n_cut, asker.n_read, task.sections(judged), _notes(task, asker, lm, context),
+        asker.n_cut, asker.n_read, task.sections(judged), _notes(task, asker, n_resumed, lm, context),
     )  # fmt: skip
 
 
-def _notes(task: Task, asker: Asker, lm: LanguageModel, context: Context) -> list[str]:
+def _notes(task: Task, asker: Asker, n_resumed: int, lm: LanguageModel, context: Context) -> list[str]:
     notes = []
     if context.shots and not task.takes_shots:
         notes.append("takes no shots, so --shots changed nothing")
+    if n_resumed and context.recorder is not None:
+        notes.append(f"{n_resumed} answers were there already, so their routing is not in the trace")
     if asker.n_cut:
         limit = lm.config.max_position_embeddings
         notes.append(f"{asker.n_cut} prompts were longer than the context of {limit} tokens and lost their beginning")
