@@ -132,11 +132,13 @@ def test_close_finishes_and_adding_in_pieces_is_one_document(make_model: MakeMod
     recorder = Recorder(Tiny(model), tmp_path / "t")
     runner = Runner(model)
     recorder.add(ids[:3], runner.feed([(0, ids[:3])]), "a")
-    recorder.add(ids[3:], runner.feed([(0, ids[3:])]), "a", position=3)
+    output = runner.feed([(0, ids[3:])])
+    recorder.add(ids[3:], output, "a", position=3)
+    recorder.add(ids[3:], output, "a", position=3, continues=False)  # the end of another text with that beginning
     recorder.close()
     recorder.close()
     trace = open_trace(tmp_path / "t")
-    assert trace.documents.tolist() == [0] * 4 and trace.positions.tolist() == [0, 1, 2, 3]
+    assert trace.documents.tolist() == [0, 0, 0, 0, 1] and trace.positions.tolist() == [0, 1, 2, 3, 3]
 
 
 def test_fingerprints_tell_models_apart(make_model: MakeModel, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ class Recorder:
     def __init__(self) -> None:
         self.added: list[tuple[list[int], int, str]] = []
 
-    def add(self, ids: Sequence[int], output: Output, domain: str) -> None:
+    def add(self, ids: Sequence[int], output: Output, domain: str, **place: Any) -> None:
         assert len(output.routings) == 3 and all(len(r.ids_TK) == len(ids) for r in output.routings)
         self.added.append((list(ids), len(output.hidden_TD), domain))
 

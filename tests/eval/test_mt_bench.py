@@ -148,7 +148,7 @@ def test_routing_is_recorded_over_whole_conversations(lm: LanguageModel, data: P
         def __init__(self) -> None:
             self.added: list[tuple[list[int], int, str]] = []
 
-        def add(self, ids: list[int], output: Output, domain: str) -> None:
+        def add(self, ids: list[int], output: Output, domain: str, *, position: int) -> None:
             self.added.append((list(ids), len(output.hidden_TD), domain))
 
     recorder = Recorder()

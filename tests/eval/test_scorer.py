@@ -100,13 +100,14 @@ def test_each_answer_is_told_of_once_as_soon_as_it_is_known(model: Transformer) 
 
 
 def test_what_is_seen_is_every_token_read_with_its_routing(model: Transformer) -> None:
-    seen: list[tuple[list[int], Output, int]] = []
+    seen: list[tuple[list[int], Output, int, int]] = []
     pairs = [([1, *range(3, 20)], [n]) for n in (5, 6)] + [([1, *range(3, 20), 7], [8, 9])]
     scorer = Scorer(model)
-    scorer.score(pairs, seen=lambda ids, output, pair: seen.append((list(ids), output, pair)))
-    assert sum(len(ids) for ids, _, _ in seen) == scorer.n_read
-    for ids, output, pair in seen:
-        assert len(output.hidden_TD) == len(ids) and 0 <= pair < 3
+    scorer.score(pairs, seen=lambda ids, output, *place: seen.append((list(ids), output, *place)))
+    assert sum(len(ids) for ids, *_ in seen) == scorer.n_read
+    for ids, output, pair, position in seen:
+        text = [*pairs[pair][0], *pairs[pair][1][:-1]]
+        assert len(output.hidden_TD) == len(ids) and ids == text[position : position + len(ids)]
         assert all(len(routing.ids_TK) == len(ids) for routing in output.routings)
 
 

@@ -1,7 +1,6 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -57,8 +56,10 @@ def test_a_recorder_gets_every_token_of_a_text_once(lm: LanguageModel, files: Fi
     class Recorder:
         def __init__(self) -> None:
             self.ids: dict[str, list[int]] = {}
+            self.places: list[tuple[int, bool]] = []
 
-        def add(self, ids: Sequence[int], output: Output, domain: str, **rest: Any) -> None:
+        def add(self, ids: Sequence[int], output: Output, domain: str, *, position: int, continues: bool) -> None:
+            self.places.append((position, continues))
             assert all(len(routing.ids_TK) == len(ids) for routing in output.routings)
             self.ids.setdefault(domain, []).extend(ids)
 
@@ -66,6 +67,7 @@ def test_a_recorder_gets_every_token_of_a_text_once(lm: LanguageModel, files: Fi
     settings = {"context": "32", "stride": "8", "blocks": "0", "files": f"{files.folder}/short.txt,en.valid"}
     Perplexity().run(lm, Context(files, settings=settings, recorder=recorder))
     assert recorder.ids["short"] == lm.tokenizer.encode("ab", bos=True)
+    assert recorder.places[:4] == [(0, False), (0, False), (24, True), (24, True)]  # a short text, a long one
     texts = ["a text " * 50, "one more, " * 33]
     assert [i for i in recorder.ids["en"] if i != 1] == [i for t in texts for i in lm.tokenizer.encode(t[:-1])]
 

@@ -112,11 +112,11 @@ class Recorder:
         return self._document + 1
 
     def add(
-        self, ids: Sequence[int], output: Output, domain: str, *, position: int = 0, continues: bool = False
+        self, ids: Sequence[int], output: Output, domain: str, *, position: int = 0, continues: bool | None = None
     ) -> None:
-        """The tokens of a pass. Each call is a document, unless it goes on in the last one: at a `position` (in the
-        window) other than 0, or in another window of it."""
-        self.add_pass([(ids, domain, position, continues)], output)
+        """The tokens of a pass, the first of them at a `position` in what the model read. `continues`: they are of the
+        same document as the last ones, and not another; None: where the position is not 0."""
+        self.add_pass([(ids, domain, position, position > 0 if continues is None else continues)], output)
 
     def add_pass(self, parts: Iterable[tuple[Sequence[int], str, int, bool]], output: Output) -> None:
         """A pass over several texts: (ids, domain, position, continues) of each, in the order of the rows."""
@@ -127,7 +127,7 @@ class Recorder:
         start = 0
         for ids, domain, position, continues in parts:
             at = slice(start, start := start + len(ids))
-            if self._document < 0 or (position == 0 and not continues):
+            if self._document < 0 or not continues:
                 self._document += 1
             optional = [None if t is None else t[at].numpy() for t in (guesses, logits)]
             columns = np.array(ids), experts[at].numpy(), weights[at].numpy()
@@ -172,7 +172,7 @@ def read_windows(recorder: Recorder, windows: Iterable[Window]) -> Iterator[int]
         (window,), position = group, 0
         for output in runner.feed_all(0, window.ids):
             part = window.ids[position : position + len(output.hidden_TD)]
-            recorder.add(part, output, window.domain, position=position, continues=window.continues)
+            recorder.add(part, output, window.domain, position=position, continues=window.continues or position > 0)
             position += len(part)
             yield len(part)
 

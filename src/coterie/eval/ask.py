@@ -85,8 +85,8 @@ class Asker:
                 p, place, pairs = block[number]
                 p.take(place, _answer(p.item.asks[place], pairs, found[starts[number] : starts[number + 1]]))
 
-        def seen(ids: Sequence[int], output: Output, pair: int) -> None:
-            self._recorder.add(ids, output, domain)
+        def seen(ids: Sequence[int], output: Output, pair: int, position: int) -> None:
+            self._recorder.add(ids, output, domain, position=position, continues=False)
 
         self._scorer.score(
             [pair for _, _, pairs in block for pair in pairs], seen=seen if self._recorder else None, done=done
@@ -143,7 +143,7 @@ class Asker:
         runner = Runner(self._lm.model)
         start = 0
         for output in runner.feed_all(0, ids):
-            self._recorder.add(ids[start : start + len(output.hidden_TD)], output, domain)
+            self._recorder.add(ids[start : start + len(output.hidden_TD)], output, domain, position=start)
             start += len(output.hidden_TD)
 
     def _prompt(self, ask: Generate) -> list[int]:

@@ -160,7 +160,7 @@ def _record(lm: "LanguageModel", recorder: Any, ids: list[int]) -> None:
         return
     start = 0
     for output in Runner(lm.model).feed_all(0, ids):
-        recorder.add(ids[start : start + len(output.hidden_TD)], output, MtBench.name)
+        recorder.add(ids[start : start + len(output.hidden_TD)], output, MtBench.name, position=start)
         start += len(output.hidden_TD)
 
 

@@ -22,7 +22,7 @@ from coterie.routing import Assignment, Routing
 __all__ = ["Pair", "Scorer", "fit"]
 
 Pair = tuple[Sequence[int], Sequence[int]]  # ids of a context and of what follows; neither is empty
-Seen = Callable[[Sequence[int], Output, int], None]  # ids, what a pass made of them, and a pair they belong to
+Seen = Callable[[Sequence[int], Output, int, int], None]  # ids, their pass, a pair they are of, the first one's place
 Done = Callable[[int, float, bool], None]  # a pair, its log-probability, and whether it is greedy
 
 _MOST_SLOTS = 64
@@ -209,9 +209,10 @@ def _all(roots: list[Node]) -> list[Node]:
 
 def _tell(seen: Seen, work: list[_Part], output: Output, walk: _Walk) -> None:
     row = 0
-    for node, _, _, ids in work:
+    for node, _, first, ids in work:
         rows = slice(row, row + len(ids))
-        seen(ids, Output(output.hidden_TD[rows], [_rows_of(r, rows) for r in output.routings]), walk.pair_of[node])
+        part = Output(output.hidden_TD[rows], [_rows_of(r, rows) for r in output.routings])
+        seen(ids, part, walk.pair_of[node], node.first + first)
         row += len(ids)
 
 

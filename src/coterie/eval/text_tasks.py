@@ -17,7 +17,8 @@ from coterie.eval.settings import parts_of, whole, wholes
 from coterie.eval.task import Context, Metric, TaskResult, Work
 from coterie.eval.text_files import has_texts, read_domains
 from coterie.eval.text_score import Text, TextScore, bits_per_byte, by_domain, encode, perplexity, score_texts
-from coterie.eval.windows import Reader, Seen, check_context, prefix_id
+from coterie.eval.windows import Reader, Seen, Window, check_context, prefix_id
+from coterie.model import Output
 
 if TYPE_CHECKING:
     from coterie.api import LanguageModel
@@ -70,7 +71,14 @@ def recording(recorder: Any, texts: Sequence[Text]) -> Seen | None:
     """What hands the scored rows of windows to a recorder of routing, so that it gets each token of a text once."""
     if recorder is None:
         return None
-    return lambda window, output: recorder.add(window.ids[-len(window.targets) :], output, texts[window.text].domain)
+
+    def seen(window: Window, output: Output) -> None:
+        position = len(window.ids) - len(window.targets)
+        recorder.add(
+            window.ids[position:], output, texts[window.text].domain, position=position, continues=window.first > 0
+        )
+
+    return seen
 
 
 def _curves(
