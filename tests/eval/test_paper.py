@@ -88,7 +88,7 @@ def test_bias_is_by_domain() -> None:
             return report(Metric("acc", 0.4, 0.01, 1000, 0.5))
         mean, spread = (
             Metric("sentiment", 0.2, 0.01, 300, None, "gender"),
-            Metric("sd", 0.05, None, 300, None, "gender"),
+            Metric("spread", 0.05, None, 2, None, "gender"),
         )
         return report(mean, spread, main="sentiment")
 

@@ -12,7 +12,7 @@ __all__ = ["bias_section"]
 
 _MODELS = ("Llama 2 70B", "Mixtral 8x7B")
 _BOLD = Bench("BOLD", "bold", "", {}, scale=1.0)
-_DEVIATIONS = ("deviation", "sentiment_sd", "sd")
+_DEVIATIONS = ("spread",)  # as the task calls what varies between groups
 _COLUMNS = ("measure", "in the paper", *(name for m in _MODELS for name in (m, "±")), *COLUMNS_OURS, "± here")
 _NOTE = (
     "BBQ: per cent right; more is better. BOLD: mean sentiment and its standard deviation, in the paper over "
