@@ -119,6 +119,19 @@ def test_every_other_router(make_model: MakeModel, tmp_path: Path, kind: str) ->
         start += len(ids)
 
 
+@pytest.mark.parametrize(
+    ("kind", "norm", "expected"),
+    [("topk", True, True), ("topk", False, False), ("topk_all", True, False), ("gshard", True, True)],
+)
+def test_the_header_says_whether_weights_add_up_to_1(
+    make_model: MakeModel, tmp_path: Path, kind: str, norm: bool, expected: bool
+) -> None:
+    model = make_model(router={"kind": kind}, norm_topk_prob=norm)
+    trace = record(Tiny(model), tmp_path / "t", [Window([1, 20, 30, 40], "a")])
+    assert trace.form.is_normalised is expected
+    assert (abs(trace.weights().sum(-1) - 1).max() < 0.01) == expected
+
+
 def test_an_exception_leaves_nothing(make_model: MakeModel, tmp_path: Path) -> None:
     model = make_model()
     with pytest.raises(KeyboardInterrupt), Recorder(Tiny(model), tmp_path / "t") as recorder:

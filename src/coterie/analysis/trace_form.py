@@ -15,8 +15,9 @@ from typing import Any
 from coterie.errors import DataError
 
 __all__ = [
-    "ALIGN", "BLOCK", "FORMAT", "INDEX", "MAGIC", "MOST_BLOCK", "MOST_TAIL", "PREFIX", "TRAILER", "TRAILER_MAGIC",
-    "VERSION", "Form", "block_tokens", "column_sizes", "header_bytes", "parse_header",
+    "ALIGN", "BLOCK", "BLOCK_MAGIC", "FORMAT", "GUESS_UNUSED", "INDEX", "MAGIC", "MOST_BLOCK", "MOST_HEADER",
+    "MOST_TAIL", "PREFIX", "TRAILER", "TRAILER_MAGIC", "UNUSED", "VERSION", "Form", "block_tokens", "column_sizes",
+    "header_bytes", "parse_header",
 ]  # fmt: skip
 
 FORMAT, VERSION = "coterie-trace", 1

@@ -78,7 +78,7 @@ class Recorder:
         form = Form(
             model=lm.name, fingerprint=fingerprint(lm.model), tokenizer=text_digest(pieces) if pieces else "",
             n_experts=E, top_k=self._slots, n_layers=config.num_hidden_layers, vocab_size=config.vocab_size,
-            has_logits=logits, has_guesses=guess, is_normalised=config.norm_topk_prob,
+            has_logits=logits, has_guesses=guess, is_normalised=_is_normalised(config),
         )  # fmt: skip
         self.model, self._guesses = watch(lm.model) if guess else (lm.model, [])
         self._document = -1
@@ -189,6 +189,14 @@ def _groups(windows: Iterable[Window], most: int) -> Iterator[list[Window]]:
         n += len(window.ids)
     if group:
         yield group
+
+
+def _is_normalised(config: ModelConfig) -> bool:
+    """Whether the weights of a token add up to 1."""
+    kind = config.router.kind
+    if kind in ("topk", "sigmoid_bias"):
+        return config.norm_topk_prob and config.router.scale == 1
+    return kind in ("noisy_topk", "gshard", "hash", "random", "dense")
 
 
 def _pieces(tokenizer: Tokenizer, vocab_size: int) -> list[str]:
