@@ -1,10 +1,11 @@
 """The `--set NAME=VALUE` options of a task, read as numbers and lists within bounds."""
 
+import math
 from collections.abc import Mapping
 
 from coterie.errors import RequestError
 
-__all__ = ["one_of", "parts_of", "whole", "wholes"]
+__all__ = ["one_of", "parts_of", "real", "whole", "wholes"]
 
 
 def whole(settings: Mapping[str, str], name: str, default: int, *, least: int, most: int) -> int:
@@ -12,6 +13,19 @@ def whole(settings: Mapping[str, str], name: str, default: int, *, least: int, m
     if name not in settings:
         return default
     return _number(settings[name], name, least, most)
+
+
+def real(settings: Mapping[str, str], name: str, default: float, *, least: float, most: float) -> float:
+    """A number within bounds; a `RequestError` says them."""
+    if name not in settings:
+        return default
+    try:
+        value = float(settings[name])
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        raise RequestError(f"--set {name}={settings[name][:60]}: expected a number from {least:g} to {most:g}")
+    return value
 
 
 def wholes(
