@@ -9,7 +9,7 @@ pytest.importorskip("lm_eval")
 from coterie.eval.harness_generation import GENERATION
 
 ROWS = {
-    "gsm8k": {"question": "2 + 2?", "answer": "4"},
+    "gsm8k": {"question": "2 + 2?", "solution": "2 + 2 = 4\n#### 4"},
     "mgsm": {"question": "2 + 2?", "answer": "4"},
     "triviaqa": {"question": "Who?", "answer": "Ann", "aliases": ["Anna"]},
     "nq_open": {"question": "who", "answers": ["Ann", "Anna"]},
@@ -19,7 +19,7 @@ ROWS = {
 
 def test_rows_get_the_names_that_the_included_files_read() -> None:
     adapted = {name: GENERATION[name].adapt(row) for name, row in ROWS.items()}
-    assert adapted["gsm8k"] == ROWS["gsm8k"]
+    assert adapted["gsm8k"] == {"question": "2 + 2?", "answer": "2 + 2 = 4\n#### 4"}
     assert adapted["mgsm"] == {"question": "2 + 2?", "answer": None, "answer_number": "4"}
     assert adapted["triviaqa"]["answer"] == {"aliases": ["Ann", "Anna"]}
     assert adapted["nq_open"]["answer"] == ["Ann", "Anna"]

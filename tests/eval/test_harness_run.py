@@ -81,6 +81,8 @@ def test_tasks_are_named_by_form_or_file() -> None:
 
 
 def test_what_the_harness_cannot_do_is_refused(lm: LanguageModel, data: Path) -> None:
+    with pytest.raises(RequestError, match="piqa has 4 rows for examples, but 9 shots"):
+        evaluate_in_harness(lm, ["piqa"], data=data, shots=9)
     with pytest.raises(DataError, match="no data folder was named"):
         evaluate_in_harness(lm, ["piqa"], data=None)
     with pytest.raises(RequestError, match="samples is not for harness=lm-eval"):

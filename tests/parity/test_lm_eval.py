@@ -39,7 +39,7 @@ def few(data_dir: Path, tmp_path_factory: pytest.TempPathFactory, is_full: bool)
     folder = tmp_path_factory.mktemp("data")
     for path in sorted((data_dir / "eval").glob("*.jsonl.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as lines:
-            kept = list(pick(map(json.loads, lines), 30 if is_full else 2))
+            kept = list(pick(map(json.loads, lines), 30 if is_full else 1))
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
         (folder / path.name.removesuffix(".gz")).write_text(text, "utf-8")
     return folder
@@ -76,7 +76,7 @@ def results(exported: Path, few: Path, tmp_path_factory: pytest.TempPathFactory)
     yield {
         model: lm_eval.simple_evaluate(
             model=model, model_args={"pretrained": str(exported), "dtype": "float32"}, tasks=names, device="cpu",
-            batch_size=8, task_manager=manager, bootstrap_iters=0, gen_kwargs={"max_gen_toks": 16},
+            batch_size=8, task_manager=manager, bootstrap_iters=0, gen_kwargs={"max_gen_toks": 8},
         )
         for model in ("coterie", "hf")
     }  # fmt: skip

@@ -1,7 +1,7 @@
 """Tasks whose answers are written, in lm-evaluation-harness: its own files included, with our rows put in their place.
 
-Shots: GSM8K's eight are in the harness's file (chain of thought); the others have none, unless rows of theirs are asked
-for. SVAMP, which the harness does not have, is asked as MGSM is.
+No shots by default: our files have no rows for them, so those that are asked for come from among the rows themselves.
+SVAMP, which the harness does not have, is asked as MGSM is.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ _OURS = {  # what the included files say of the data they would download
     "training_split": None,
     "validation_split": None,
     "fewshot_split": None,
+    "num_fewshot": None,
 }
 
 
@@ -54,7 +55,12 @@ def _asked_in(language: str) -> Row:
 
 
 GENERATION = {
-    "gsm8k": _form("gsm8k", ("question", "answer"), "gsm8k/gsm8k-cot.yaml"),
+    "gsm8k": _form(
+        "gsm8k",
+        ("question", "solution"),
+        "gsm8k/gsm8k.yaml",
+        adapt=lambda row: {"question": row["question"], "answer": row["solution"]},
+    ),
     "mgsm": _form("mgsm", ("question", "answer"), "mgsm/direct/mgsm_direct_{part}.yaml", by="lang", adapt=_numbered),
     "svamp": _form("svamp", ("question", "answer"), "mgsm/direct/mgsm_direct_en.yaml", adapt=_numbered),
     "bbh": _form(

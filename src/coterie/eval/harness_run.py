@@ -88,10 +88,22 @@ def _ask(lm: LanguageModel, name: str, folder: str, context: Context) -> TaskRep
     for task in loaded["tasks"].values():
         fixed = task.get_config("num_fewshot")
         if fixed != 0:
-            task.set_config("num_fewshot", (fixed or 0) if context.shots is None else context.shots)
+            shots = (fixed or 0) if context.shots is None else context.shots
+            _check_shots(name, task, shots)
+            task.set_config("num_fewshot", shots)
         task.set_fewshot_seed(context.seed)
     found = lm_eval.evaluate(lm=asked, task_dict=loaded, bootstrap_iters=0)
     return _report(name, found, f"lm-eval {lm_eval.__version__}", time.monotonic() - start)
+
+
+def _check_shots(name: str, task: Any, shots: int) -> None:
+    """The harness draws shots from a part's examples, or from its rows where it has none."""
+    has_own = task.get_config("fewshot_split") is not None
+    n = len(task.fewshot_docs()) - (not has_own) if shots else 0
+    if shots > n:
+        raise RequestError(
+            f"{name} has {n} rows for examples, but {shots} shots are asked for: ask for fewer (--shots)"
+        )
 
 
 @contextmanager
