@@ -1,7 +1,7 @@
 import pytest
 
 from coterie.errors import RequestError
-from coterie.eval.settings import one_of, parts_of, whole, wholes
+from coterie.eval.settings import one_of, parts_of, real, whole, wholes
 
 
 def test_values_within_their_bounds() -> None:
@@ -26,3 +26,10 @@ def test_lists_and_choices_that_are_none() -> None:
         parts_of({"files": "a," * 200}, "files")
     with pytest.raises(RequestError, match="expected a or b"):
         one_of({"form": "c"}, "form", ("a", "b"))
+
+
+def test_a_real_number_within_its_bounds() -> None:
+    assert real({"t": "0.5"}, "t", 1.0, least=0, most=2) == 0.5 and real({}, "t", 1.0, least=0, most=2) == 1.0
+    for text in ("x", "nan", "inf", "-1", "2.1", ""):
+        with pytest.raises(RequestError, match=r"--set t=.*expected a number from 0 to 2"):
+            real({"t": text}, "t", 1.0, least=0, most=2)
