@@ -37,8 +37,9 @@ coterie eval --repeat runs/small                       # the same again: are the
 Multiple choice is by likelihood: each choice is a continuation of the question, and the likeliest is the answer. `acc`
 takes the sum of log-probabilities, `acc_norm` that sum per character of the choice. Prompts, normalisation, ties and
 truncation are those of lm-evaluation-harness where it has the task, and accuracies are equal to its own, decimal for
-decimal, on the same rows (perplexities to five digits: its kernels round elsewhere): `coterie eval MODEL TASK --set harness=lm-eval` runs the harness itself, with coterie as one
-of its models. A prompt that is longer than the context loses its beginning, and the report counts how many did.
+decimal, on the same rows (perplexities to five digits: its kernels round elsewhere). `coterie eval MODEL TASK --set
+harness=lm-eval` runs the harness itself, with coterie as one of its models. A prompt that is longer than the context
+loses its beginning, and the report counts how many did.
 
 What texts share is read once. All questions of a task are put together as a tree of common beginnings: a context is
 read once for all its choices, the shots before a subject once for all its questions. A test counts the tokens
