@@ -14,6 +14,8 @@ import sys
 import types
 from typing import Any
 
+__all__ = ["Refused", "build", "main", "run"]
+
 _NO_NEW_PRIVILEGES, _DIE_WITH_PARENT, _KILL = 38, 1, 9
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _CAPSET = {"x86_64": 126, "aarch64": 91}
