@@ -37,6 +37,15 @@ void* at(uintptr_t p) { return (void*)p; }
 using Address = uintptr_t;
 using Int = int64_t;
 
+SparseCall sparse_call(Int N, Int D, Int F, Int E, Address tokens, Address counts, Address gate_up, Address down,
+                       Address x_rows, Address h, Address scratch) {
+  SparseCall c{};
+  c.N = N, c.D = D, c.F = F, c.E = E, c.tokens = (const Int*)tokens, c.counts = (const Int*)counts;
+  c.gate_up = (const uint16_t*)gate_up, c.down = (const uint16_t*)down;
+  c.x_rows = (uint16_t*)x_rows, c.h = (uint16_t*)h, c.scratch = (uint32_t*)scratch;
+  return c;
+}
+
 }  // namespace
 
 void forget_training_threads() {
@@ -58,6 +67,35 @@ void bind_training(nb::module_& m) {
                               Address grad_weights) {
     run(&K::swiglu_backward,
         {at(h), (Type)type, n, F, (const float*)weights, at(grad), at(grad_h), (float*)grad_weights});
+  });
+  m.def("has_bf16_products", [] { return use_bf16_instructions && chosen_training().product; });
+  m.def("strips", [](Address x, Int n, Int width, bool of_rows, Address out) {
+    run(&K::strips, {(const uint16_t*)x, n, width, of_rows, (uint32_t*)out});
+  });
+  m.def("product", [](Address x, Int T, Int width, Int N, Address strips, Address out) {
+    run(&K::product, {(const uint16_t*)x, T, width, N, (const uint32_t*)strips, (uint16_t*)out});
+  });
+  m.def("transposed_product", [](Address a, Address b, Int n, Int M, Int N, Address out, Address sums) {
+    run(&K::transposed_product, {(const uint16_t*)a, (const uint16_t*)b, n, M, N, (uint16_t*)out, (float*)sums});
+  });
+  m.def("sparse_scratch", [](Int D, Int F, Int E, Address counts, bool is_backward) {
+    SparseCall c{};
+    c.D = D, c.F = F, c.E = E, c.counts = (const Int*)counts;
+    return chosen_training().sparse_scratch(c, is_backward);
+  });
+  m.def("sparse_forward", [](Int N, Int D, Int F, Int E, Address tokens, Address counts, Address x, Address gate_up,
+                             Address down, Address x_rows, Address h, Address y, Address scratch) {
+    SparseCall c = sparse_call(N, D, F, E, tokens, counts, gate_up, down, x_rows, h, scratch);
+    c.x = (const uint16_t*)x, c.y = (uint16_t*)y;
+    run(&K::sparse_forward, c);
+  });
+  m.def("sparse_backward", [](Int N, Int D, Int F, Int E, Address tokens, Address counts, Address gate_up, Address down,
+                              Address x_rows, Address h, Address scratch, Address grad, Address weights, Address grad_x,
+                              Address dots, Address grad_gate_up, Address grad_down) {
+    SparseCall c = sparse_call(N, D, F, E, tokens, counts, gate_up, down, x_rows, h, scratch);
+    c.grad = (const uint16_t*)grad, c.weights = (const float*)weights, c.dots = (float*)dots;
+    c.grad_x = (uint16_t*)grad_x, c.grad_gate_up = (uint16_t*)grad_gate_up, c.grad_down = (uint16_t*)grad_down;
+    run(&K::sparse_backward, c);
   });
   m.def("combine", [](Address rows, int type, Int T, Int S, Int D, Address places, Address weights, Address out) {
     run(&K::combine, {at(rows), (Type)type, T, S, D, (const Int*)places, (const float*)weights, at(out)});

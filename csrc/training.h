@@ -26,6 +26,44 @@ struct SwigluBackwardCall {
   void* grad_h;
   float* grad_weights;
 };
+// The sparse block in bf16, D and F even. Forward, from x [T, D] and the token of each of N pairs sorted by expert:
+// x_rows [N, D] = x of the pairs, h [N, 2F] = x_rows · gate_upᵀ, y [N, D] = (silu(gate) · up) · downᵀ, where gate_up is
+// [E, 2F, D] and down [E, D, F]. Backward, from those, the gradient grad [T, D] of Σ weight · y and the pairs' weights
+// [N]: grad_x [N, D], dots [N] (the weights' gradients), grad_gate_up, grad_down; those that are null are left out.
+struct SparseCall {
+  int64_t N, D, F, E;
+  const int64_t *tokens, *counts;  // [N]; [E]
+  const uint16_t *x, *gate_up, *down;
+  uint16_t *x_rows, *h, *y;
+  uint32_t* scratch;  // `sparse_scratch` of them
+  const uint16_t* grad;
+  const float* weights;
+  uint16_t* grad_x;
+  float* dots;
+  uint16_t *grad_gate_up, *grad_down;
+};
+// Products of bf16 matrices whose right side lies in strips (training_products.h). `out` has ⌈columns of the right side /
+// 32⌉ · 32 · ⌈inner / 2⌉ units: of x [n, K], K even, whose rows are those columns, or whose columns are.
+struct StripsCall {
+  const uint16_t* x;
+  int64_t n, K;
+  bool of_rows;
+  uint32_t* out;
+};
+// out [T, N] = x [T, K] · right side, K even
+struct ProductCall {
+  const uint16_t* x;
+  int64_t T, K, N;
+  const uint32_t* strips;
+  uint16_t* out;
+};
+// out [M, N] = aᵀ · b of a [n, M] and b [n, N]; or added to the float32 `sums`, if there are any
+struct TransposedProductCall {
+  const uint16_t *a, *b;
+  int64_t n, M, N;
+  uint16_t* out;
+  float* sums;
+};
 // out [T, D] = sum over slots, in order, of weight · rows[place]; a place of -1 adds nothing; weights null: all 1
 struct CombineCall {
   const void* rows;
@@ -111,6 +149,13 @@ struct TrainingKernels {  // one table an instruction set
   void (*cross_entropy)(Pool&, const CrossEntropyCall&);
   void (*adam)(Pool&, const AdamCall&);
   void (*square_sum)(Pool&, const SquareSumCall&);
+  // Only where the processor multiplies bf16 (`use_bf16_instructions`), else null.
+  void (*strips)(Pool&, const StripsCall&);
+  void (*product)(Pool&, const ProductCall&);
+  void (*transposed_product)(Pool&, const TransposedProductCall&);
+  void (*sparse_forward)(Pool&, const SparseCall&);
+  void (*sparse_backward)(Pool&, const SparseCall&);
+  int64_t (*sparse_scratch)(const SparseCall&, bool is_backward);
 };
 
 extern const TrainingKernels training_portable;

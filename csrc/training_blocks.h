@@ -5,40 +5,48 @@
 
 namespace coterie::COTERIE_ISA {
 
+// out [F] = silu(gate) · up of h [2F].
+template <Type TYPE>
+INLINE void swiglu_row(const void* h, int64_t F_, void* out) {
+  each(F_, LANES { write<TYPE>(out, i, n, mul(silu(read<TYPE>(h, i, n)), read<TYPE>(h, F_ + i, n))); });
+}
+
+// From h [2F] and the gradient of a = silu(gate) · up before the pair's weight: that of h; `grad` becomes weight · a.
+// Returns <a, grad>. With s = sigmoid(gate): silu' = s · (1 + gate · (1 - s)).
+template <Type TYPE>
+INLINE float swiglu_backward_row(const void* h, int64_t F_, float pair_weight, void* grad, void* grad_h) {
+  const F one = set1(1.0f), weight = set1(pair_weight);
+  F dot = zero();
+  each(F_, LANES {
+    const F g = read<TYPE>(h, i, n), u = read<TYPE>(h, F_ + i, n), d = read<TYPE>(grad, i, n), wd = mul(weight, d);
+    const F s = div(one, add(one, exp(sub(zero(), g)))), silu = mul(g, s), a = mul(silu, u);
+    dot = fma(a, d, dot);
+    const F slope = mul(s, fma(g, sub(one, s), one));
+    write<TYPE>(grad_h, i, n, mul(mul(wd, u), slope));
+    write<TYPE>(grad_h, F_ + i, n, mul(wd, silu));
+    write<TYPE>(grad, i, n, mul(weight, a));
+  });
+  return sum_lanes(dot);
+}
+
 inline void swiglu_forward(Pool& pool, const SwigluForwardCall& c) {
   with_type(c.type, [&]<Type TYPE>() {
+    using Number = typename Stored<TYPE>::Number;
     pool.run(c.n, rows_at_once(c.F), [&](int64_t begin, int64_t end, int) {
-      for (int64_t t = begin; t < end; t++) {
-        const int64_t gate = 2 * t * c.F, up = gate + c.F;
-        each(c.F, LANES {
-          write<TYPE>(c.out, t * c.F + i, n, mul(silu(read<TYPE>(c.h, gate + i, n)), read<TYPE>(c.h, up + i, n)));
-        });
-      }
+      for (int64_t t = begin; t < end; t++)
+        swiglu_row<TYPE>((const Number*)c.h + 2 * t * c.F, c.F, (Number*)c.out + t * c.F);
     });
   });
 }
 
-// With s = sigmoid(gate): silu' = s · (1 + gate · (1 - s)).
 inline void swiglu_backward(Pool& pool, const SwigluBackwardCall& c) {
   with_type(c.type, [&]<Type TYPE>() {
+    using Number = typename Stored<TYPE>::Number;
     pool.run(c.n, rows_at_once(c.F), [&](int64_t begin, int64_t end, int) {
-      const F one = set1(1.0f);
-      for (int64_t t = begin; t < end; t++) {
-        const int64_t gate = 2 * t * c.F, up = gate + c.F;
-        const F weight = set1(c.weights[t]);
-        F dot = zero();
-        each(c.F, LANES {
-          const F g = read<TYPE>(c.h, gate + i, n), u = read<TYPE>(c.h, up + i, n);
-          const F d = read<TYPE>(c.grad, t * c.F + i, n), wd = mul(weight, d);
-          const F s = div(one, add(one, exp(sub(zero(), g)))), silu = mul(g, s), a = mul(silu, u);
-          dot = fma(a, d, dot);
-          const F slope = mul(s, fma(g, sub(one, s), one));
-          write<TYPE>(c.grad_h, gate + i, n, mul(mul(wd, u), slope));
-          write<TYPE>(c.grad_h, up + i, n, mul(wd, silu));
-          write<TYPE>(c.grad, t * c.F + i, n, mul(weight, a));
-        });
-        c.grad_weights[t] = sum_lanes(dot);
-      }
+      for (int64_t t = begin; t < end; t++)
+        c.grad_weights[t] =
+            swiglu_backward_row<TYPE>((const Number*)c.h + 2 * t * c.F, c.F, c.weights[t], (Number*)c.grad + t * c.F,
+                                      (Number*)c.grad_h + 2 * t * c.F);
     });
   });
 }

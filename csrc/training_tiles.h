@@ -14,7 +14,7 @@ constexpr int64_t BLOCK_KEYS = 192, KEY_STRIDE = BLOCK_KEYS + 16;  // a multiple
 constexpr int64_t WIDEST_HEAD = 256, WIDTH_STRIDE = WIDEST_HEAD + 16;
 static_assert(BLOCK_KEYS % TILE_ROWS == 0 && BLOCK_KEYS % TILE_COLUMNS == 0);
 
-enum CausalScratch { OF_KEYS = 2, OF_BLOCK = 3, OF_SUMS = 4, OF_SHARED_SUMS = 5 };
+enum CausalScratch { OF_KEYS = 2, OF_BLOCK = 3, OF_SUMS = 4, OF_SHARED_SUMS = 5, OF_ROWS = 6, OF_LEFT = 2, OF_RIGHT = 3 };
 
 INLINE int64_t round_up(int64_t n, int64_t step) { return ceil_div(n, step) * step; }
 INLINE void fill_zero(float* x, int64_t begin, int64_t end) {

@@ -30,7 +30,8 @@ def sparse_ffn_training(
     An id of -1 adds nothing, and a weight in its slot gets no gradient. `ids_TK` int32; x and the experts of one dtype.
     """
     weights_TK = weights_TK.to(torch.promote_types(x_TD.dtype, torch.float32))
-    y_TD: Tensor = _SparseFFN.apply(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF)  # type: ignore[no-untyped-call]
+    function = _NativeFFN if training.has_products(x_TD, gate_up_E2FD, down_EDF) else _SparseFFN
+    y_TD: Tensor = function.apply(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF)  # type: ignore[no-untyped-call]
     return y_TD
 
 
@@ -116,6 +117,35 @@ class _SparseFFN(torch.autograd.Function):
         grad_weights = torch.zeros_like(weights_TK).view(-1).index_copy_(0, pair_N, dots_N).view(weights_TK.shape)
         grad_x_TD = operations.combine(grad_x_ND, place_TK, None) if needs_x else None
         return grad_x_TD, None, grad_weights, gate_up.result, down.result
+
+
+class _NativeFFN(torch.autograd.Function):
+    """The same in bf16 as two native calls: a thread takes rows through all products, so none waits for another."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
+    ) -> Tensor:
+        pairs = training.sort_pairs(ids_TK, len(down_EDF))
+        counts_E, gate_up, down = torch.tensor(pairs.counts), gate_up_E2FD.contiguous(), down_EDF.contiguous()
+        x_ND, h_N2F, y_ND = training.sparse_ffn(x_TD.contiguous(), pairs.token_N, counts_E, gate_up, down)
+        ctx.save_for_backward(
+            x_ND, h_N2F, weights_TK, pairs.pair_N, pairs.token_N, pairs.place_TK, counts_E, gate_up, down
+        )
+        return training.combine(y_ND, pairs.place_TK, weights_TK)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, h_N2F, weights_TK, pair_N, token_N, place_TK, counts_E, gate_up, down = ctx.saved_tensors
+        needs_x, _, _, needs_gate_up, needs_down = ctx.needs_input_grad
+        weights_N = weights_TK.reshape(-1).index_select(0, pair_N)
+        grad_x_ND, dots_N, grad_gate_up, grad_down = training.sparse_ffn_backward(
+            grads[0].contiguous(), token_N, counts_E, weights_N, x_ND, h_N2F, gate_up, down,
+            (needs_x, needs_gate_up, needs_down),
+        )  # fmt: skip
+        grad_weights = torch.zeros_like(weights_TK).view(-1).index_copy_(0, pair_N, dots_N).view(weights_TK.shape)
+        grad_x_TD = None if grad_x_ND is None else training.combine(grad_x_ND, place_TK, None)
+        return grad_x_TD, None, grad_weights, grad_gate_up, grad_down
 
 
 class _Gradient:

@@ -15,9 +15,11 @@ __all__ = [
     "AdamSettings",
     "Pairs",
     "adam_",
+    "add_transposed_product_",
     "combine",
     "cross_entropy_",
     "merge_heads",
+    "product",
     "rms_norm",
     "rms_norm_backward",
     "softmax_",
@@ -25,8 +27,11 @@ __all__ = [
     "sort_pairs",
     "split_heads",
     "square_sum",
+    "strips_of_columns",
+    "strips_of_rows",
     "swiglu",
     "swiglu_backward_",
+    "transposed_product",
 ]
 
 
@@ -170,3 +175,27 @@ def adam_(
 
 def square_sum(x: Tensor) -> float:
     return float(x.double().square().sum())
+
+
+def strips_of_rows(x_NK: Tensor) -> Tensor:
+    return x_NK.t()
+
+
+def strips_of_columns(x_KN: Tensor) -> Tensor:
+    return x_KN
+
+
+def product(x_TK: Tensor, strips: Tensor, n_columns: int) -> Tensor:
+    assert strips.shape == (x_TK.shape[1], n_columns)
+    return x_TK @ strips
+
+
+def transposed_product(a_nM: Tensor, b_nN: Tensor) -> Tensor:
+    return a_nM.t() @ b_nN
+
+
+def add_transposed_product_(sums_MN: Tensor, a_nM: Tensor, b_nN: Tensor) -> None:
+    if sums_MN.dtype == a_nM.dtype:
+        sums_MN.addmm_(a_nM.t(), b_nN)
+    else:
+        sums_MN += a_nM.t() @ b_nN

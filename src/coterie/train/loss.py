@@ -23,21 +23,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, compute: torch.dtype) -> Tensor:
         """Sum of the losses over targets >= 0; gradients are computed here and only scaled in backward."""
         weight = weight_VD.to(compute)
-        operations = training.operations(weight)
+        weight_rows, operations = weight.contiguous(), training.operations(weight)
+        products = training.products(weight_rows, weight_rows.t())
+        right, right_back = products.strips_of_rows(weight_rows), products.strips_of_columns(weight_rows)
         precise = torch.promote_types(compute, torch.float32)
         losses = x_TD.new_zeros(len(x_TD), dtype=precise)
         grad_x = torch.empty_like(x_TD)
         grad_weight = torch.zeros(weight_VD.shape, dtype=precise, device=x_TD.device)
         for start in range(0, len(x_TD), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            x_nD = x_TD[rows].to(compute)
-            logits_nV = x_nD @ weight.T
+            x_nD = x_TD[rows].to(compute).contiguous()
+            logits_nV = products.product(x_nD, right, len(weight))
             losses[rows] = operations.cross_entropy_(logits_nV, targets_T[rows])  # they are their gradient now
-            grad_x[rows] = logits_nV @ weight
-            if precise == compute:
-                grad_weight.addmm_(logits_nV.T, x_nD)
-            else:
-                grad_weight += logits_nV.T @ x_nD
+            grad_x[rows] = products.product(logits_nV, right_back, x_TD.shape[1])
+            products.add_transposed_product_(grad_weight, logits_nV, x_nD)
         ctx.save_for_backward(grad_x, grad_weight.to(weight_VD.dtype))
         return losses.sum()
 
