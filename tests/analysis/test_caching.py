@@ -45,6 +45,14 @@ def test_the_sample_bounds_the_work(plant: Callable[..., Any], uniform: Callable
     assert memory.facts["by_layer"]["tokens"] == 2048 and "on 2,048 tokens" in memory.note
 
 
+def test_many_experts_get_fewer_tokens(
+    plant: Callable[..., Any], uniform: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coterie.analysis.caching._WORK", 1e6)
+    found = sections(plant(uniform(6000)))[0].facts
+    assert (found["by_layer"]["tokens"], found["shared"]["tokens"]) == (4096, 2048)
+
+
 @pytest.mark.parametrize(
     "experts",
     [np.zeros((1, 1, 1)), np.tile([[0, 1, 2, 3]], (9, 2, 1)), np.full((5, 1, 2), -1), np.zeros((3, 2, 2))],

@@ -42,3 +42,8 @@ def test_a_short_trace_is_one_stretch_without_a_lead(plant: Callable[..., Any]) 
     sample = take_sample(plant(np.zeros((5, 2, 1))), 100)
     assert sample.experts_SNLK.shape == (5, 1, 2, 1) and sample.is_counted_SN.all()
     assert (sample.n_tokens, sample.n_layers, sample.top_k) == (5, 2, 1)
+
+
+def test_no_stretch_is_longer_than_may_be(trace: Any) -> None:
+    sample = take_sample(trace, 5000, lead=256, longest=300)
+    assert sample.experts_SNLK.shape[:2] == (295 + 256, 17) and sample.n_tokens == pytest.approx(5000, abs=17)

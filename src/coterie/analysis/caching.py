@@ -13,34 +13,40 @@ from coterie.analysis.prefetch import measure_recalls, prefetch_section
 from coterie.analysis.replay import POLICIES
 from coterie.analysis.reuse import reuse_sections
 from coterie.analysis.section import Cell, Plot, Section
-from coterie.analysis.stretches import Sample, take_sample
+from coterie.analysis.stretches import take_sample
 from coterie.analysis.trace import Trace
 
 __all__ = ["SAMPLE", "sections"]
 
 SAMPLE = 100_000  # tokens
-_WORK, _LEAST = 2.5e8, 4096  # comparisons of keys for the shared cache, but never fewer tokens than that
+_WORK, _LEAST = 5e8, (4096, 2048)  # comparisons of keys, but never fewer tokens: a cache per layer, a shared one
 _NAMES = {"lru": "LRU", "lfu": "LFU", "least-stale": "least stale", "optimal": "optimal (Belady)"}
 _WANTED = 0.9  # the hit rate that the answer is about
 Progress = Callable[[int, int], None]
 
 
-def sections(trace: Trace, *, sample: int = SAMPLE, progress: Progress | None = None) -> list[Section]:
-    """All that a trace says to one who keeps only some of the experts in memory; simulated on `sample` tokens."""
+def sections(trace: Trace, *, sample: int | None = None, progress: Progress | None = None) -> list[Section]:
+    """All that a trace says to one who keeps only some of the experts in memory, simulated on `sample` tokens.
+
+    None: on SAMPLE tokens, fewer where the experts are so many that it would take long. The findings say how many.
+    """
     report = progress or (lambda done, total: None)
-    near = take_sample(trace, sample)
+    near = take_sample(trace, sample or _affordable(trace, is_shared=False))
+    longest = min(2048, math.isqrt(2**31 // (trace.n_layers * trace.top_k)) - 300)  # so that keys have 32 bits
+    far = take_sample(trace, sample or _affordable(trace, is_shared=True), lead=256, longest=longest)
     by_layer = measure_hits(trace, near, is_shared=False, progress=_part(report, 0))
-    shared = measure_hits(trace, _shared_sample(trace, sample), is_shared=True, progress=_part(report, 1))
-    recalls = measure_recalls(trace, sample, _part(report, 2))
+    shared = measure_hits(trace, far, is_shared=True, progress=_part(report, 1))
+    recalls = measure_recalls(trace, sample or SAMPLE, _part(report, 2))
     found = [_memory(trace, by_layer, shared), _domains(trace, by_layer)]
     return [*found, *reuse_sections(near), prefetch_section(trace, recalls)]
 
 
-def _shared_sample(trace: Trace, n_tokens: int) -> Sample:
-    """Fewer tokens where there are many experts: one step of a shared cache looks at all of them."""
-    sizes = len(cache_sizes(trace.n_experts, trace.top_k)) + 1
-    step = trace.n_layers * (trace.n_layers * trace.n_experts + 1) * len(POLICIES) * sizes
-    return take_sample(trace, min(n_tokens, max(int(_WORK / step), _LEAST)), lead=256)
+def _affordable(trace: Trace, *, is_shared: bool) -> int:
+    """Tokens: a turn compares keys for each policy, size and expert asked for; of a shared cache by layer first."""
+    L, E, K = trace.n_layers, trace.n_experts, trace.top_k
+    sizes = len(cache_sizes(E, K)) + 1
+    rows, policies = (2 * L + 4 * E, len(POLICIES)) if is_shared else (E + 1, 3)
+    return min(SAMPLE, max(int(_WORK / (L * rows * policies * sizes * K)), _LEAST[is_shared]))
 
 
 def _memory(trace: Trace, by_layer: HitRates, shared: HitRates) -> Section:

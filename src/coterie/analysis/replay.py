@@ -80,41 +80,73 @@ def replay(turns: Turns, sizes: Sequence[int], progress: Callable[[int, int], No
     """Hits of every turn -> [Q, P, C, M]. Caches begin empty; a size is at least K, for a turn needs K at once."""
     Q, P, K, C = turns.keys_QPKC.shape
     assert min(sizes) >= K, "a cache that does not hold what one token needs"
-    U, M, columns = turns.n_rows, len(sizes), np.arange(C)
-    key = np.full((U + 1, P, C, M), _OUT, dtype=np.int32)  # of what is in memory; row U is for unused slots
-    held, limit = np.zeros((P, C, M), dtype=np.int32), np.array(sizes, dtype=np.int32)
-    hits = np.empty((Q, P, C, M), dtype=np.uint8)
+    U, columns = turns.n_rows, np.arange(C)
+    memory = _Memory(turns, np.array(sizes, dtype=np.int32))
+    key, hits = memory.key, np.empty((Q, P, C, len(sizes)), dtype=np.uint8)
     for q, rows_KC in enumerate(turns.asked_QKC):
-        _grow_stale(turns, q, key)
+        memory.grow_stale(q)
         hits[q] = (key[rows_KC, :, columns] != _OUT).sum(0, dtype=np.uint8).swapaxes(0, 1)
-        held += (rows_KC < U).sum(0, dtype=np.int32)[:, None] - hits[q]
+        memory.held += (rows_KC < U).sum(0, dtype=np.int32)[:, None] - hits[q]
         key[rows_KC, :, columns] = _OUT  # so that none of them goes
-        _evict(key, held, limit, K)
+        memory.evict(q, K)
         key[rows_KC, :, columns] = turns.keys_QPKC[q].transpose(1, 2, 0)[..., None]
         key[U] = _OUT
+        memory.note(q)
         if progress and q % 64 == 0:
             progress(q, Q)
     return hits
 
 
-def _evict(key: Ints, held: Ints, limit: Ints, most: int) -> None:
-    """One at a time and `most` at the most, what has the lowest key goes wherever more is held than may be."""
-    for _ in range(most):
-        over = held > limit
-        if not over.any():
-            return
-        key[key == np.where(over, key.min(0), _NONE)] = _OUT
-        held -= over
+class _Memory:
+    """What is in all the caches: `key` [U + 1, P, C, M] (row U is for unused slots), `held` [P, C, M] how many.
 
+    Caches for all layers have the lowest key of each layer at hand in `lowest` [L, P * C * M], so that finding what
+    goes looks at L layers and the experts of one, not at all L * E.
+    """
 
-def _grow_stale(turns: Turns, q: int, key: Ints) -> None:
-    """Before a turn of a layer: its experts are stale, but for those it will ask for; its next turn is a round on."""
-    if "least-stale" not in turns.policies:
-        return
-    E = turns.n_rows // turns.n_layers
-    first = q % turns.n_layers * E
-    block = key[first : first + E, turns.policies.index("least-stale")]
-    block[:] = np.where(block == _OUT, _OUT, block % turns.span - (q + turns.n_layers) * turns.span)
+    def __init__(self, turns: Turns, limit_M: Ints) -> None:
+        P, C, M, L = *turns.keys_QPKC.shape[1::2], len(limit_M), turns.n_layers
+        self.turns, self.limit = turns, limit_M
+        self.key = np.full((turns.n_rows + 1, P, C, M), _OUT, dtype=np.int32)
+        self.held = np.zeros((P, C, M), dtype=np.int32)
+        self._by_layer = self.key[:-1].reshape(L, -1, P * C * M)
+        self._lowest = np.full((L, P * C * M), _OUT, dtype=np.int32)
+
+    def grow_stale(self, q: int) -> None:
+        """Before a layer's turn its experts are stale, but for those it will ask for; its next turn is a round on."""
+        turns = self.turns
+        if "least-stale" in turns.policies:
+            E = turns.n_rows // turns.n_layers
+            first = q % turns.n_layers * E
+            block = self.key[first : first + E, turns.policies.index("least-stale")]
+            block[:] = np.where(block == _OUT, _OUT, block % turns.span - (q + turns.n_layers) * turns.span)
+
+    def note(self, q: int) -> None:
+        """Keys of the layer whose turn it is have changed."""
+        if self.turns.n_layers > 1:
+            layer = q % self.turns.n_layers
+            self._by_layer[layer].min(0, out=self._lowest[layer])
+
+    def evict(self, q: int, most: int) -> None:
+        """One at a time and `most` at the most, what has the lowest key goes wherever more is held than may be."""
+        self.note(q)
+        for _ in range(most):
+            over = self.held > self.limit
+            if not over.any():
+                return
+            if self.turns.n_layers == 1:
+                self.key[self.key == np.where(over, self.key.min(0), _NONE)] = _OUT
+            else:
+                self._evict_from_layers(np.flatnonzero(over))
+            self.held -= over
+
+    def _evict_from_layers(self, where_N: NDArray[np.intp]) -> None:
+        layer_N = self._lowest[:, where_N].argmin(0)
+        keys_NE = self._by_layer[layer_N, :, where_N]
+        expert_N = keys_NE.argmin(1)
+        self._by_layer[layer_N, expert_N, where_N] = _OUT
+        keys_NE[np.arange(len(where_N)), expert_N] = _OUT
+        self._lowest[layer_N, where_N] = keys_NE.min(1)
 
 
 def _keys(sample: Sample, layer: int, policies: Sequence[str], layers: int, turn: int) -> tuple[Ints, Ints]:

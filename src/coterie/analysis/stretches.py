@@ -14,7 +14,7 @@ from coterie.analysis.trace import Trace
 
 __all__ = ["Sample", "take_sample"]
 
-_LEAST, _MOST = 1024, 2048  # tokens of a stretch: fewer are not worth a lead of their own, more would take long
+_STRETCHES, _MOST = 64, 2048  # how many, and tokens of each: where these are too few, there are more
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,15 @@ class Sample:
         return int(self.experts_SNLK.shape[3])
 
 
-def take_sample(trace: Trace, n_tokens: int, *, stretches: int = 64, lead: int = 512) -> Sample:
-    """About `n_tokens` tokens in about `stretches`, each led by `lead`; the whole trace where it has no more.
+def take_sample(trace: Trace, n_tokens: int, *, lead: int = 512, longest: int = _MOST) -> Sample:
+    """About `n_tokens` tokens in 64 stretches or so, each led by `lead`; the whole trace where it has no more.
 
-    A trace of 10,000 tokens and n_tokens=4,096 with lead=512: 4 stretches that begin at 0, 2,500, 5,000 and 7,500,
-    each of 1,024 tokens, after the 512 before it. A token counts once: stretches do not overlap, leads may.
+    Stretches are at least twice as long as what leads them, and at most `longest`. A trace of 10,000 tokens, n_tokens
+    4,096, lead 512: 4 stretches that begin at 0, 2,500, 5,000 and 7,500, each of 1,024 tokens, after the 512 before it.
+    A token counts once: stretches do not overlap, leads may.
     """
     n_tokens = min(n_tokens, len(trace))
-    N = max(min(n_tokens // _LEAST, stretches), -(-n_tokens // _MOST), 1)
+    N = max(min(n_tokens // (2 * lead), _STRETCHES), -(-n_tokens // longest), 1)
     starts = [len(trace) * i // N for i in range(N)]
     size = -(-n_tokens // N)
     lead = lead if N > 1 else 0

@@ -32,10 +32,11 @@ Progress = Callable[[int, int], None]
     help="A folder for index.html, every picture as .svg and .png, and report.json; an older report is replaced.",
 )  # fmt: skip
 @click.option(
-    "--sample", type=click.IntRange(1), default=100_000, show_default=True, help="Tokens on which caches are simulated."
-)
+    "--sample", type=click.IntRange(1),
+    help="Tokens on which caches are simulated (default: 100,000, fewer for a model of many experts).",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of sentences.")
-def command(trace: Path, output: Path | None, sample: int, as_json: bool) -> None:
+def command(trace: Path, output: Path | None, sample: int | None, as_json: bool) -> None:
     """Say what the routing trace TRACE shows: who gets which tokens, what repeats, what must stay in memory.
 
     Each finding is a sentence with its figure; with -o also a table, a picture and its method on one page that needs
@@ -62,7 +63,7 @@ def command(trace: Path, output: Path | None, sample: int, as_json: bool) -> Non
         note(f"the report is {output / 'index.html'}")
 
 
-def find(trace: "Trace", sample: int) -> "list[Section]":
+def find(trace: "Trace", sample: int | None = None) -> "list[Section]":
     """All findings. Raises `DataError` for a trace without tokens."""
     from coterie.analysis.caching import sections
     from coterie.analysis.statistics import all_sections
