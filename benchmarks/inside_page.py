@@ -13,18 +13,22 @@ _LANGUAGES = {"de": "German", "en": "English", "es": "Spanish", "fr": "French", 
 _RARE = 0.05  # a test's usual threshold
 _HEAD = """# Inside the shipped model
 
-What the {experts} experts in each of the {layers} layers do, of which a token meets {top_k}. The model is
-[{model}](demo.md); it reads text that it has not seen in training, {tokens:,} tokens of {domains}:
+{opening}
 
 ```bash
 coterie trace record {model} $COTERIE_DATA/text/*.valid.jsonl.gz -o inside.trace --guess
 coterie trace report inside.trace -o report
+coterie trace report inside.trace --json | jq '.sections[] | select(.key == "caching")'    # all numbers of one finding
 ```
 
 `report/index.html` is the whole report on one page, with every table; this page has its sentences, some of its
 pictures, and what they say beside the paper (Mixtral of Experts, arXiv 2401.04088). All of it is written by
 `python benchmarks/inside.py` from `report/report.json`: no figure is typed by hand. Layers are counted from 0.
 """
+_OPENING = (
+    "What the {experts} experts in each of the {layers} layers do, of which a token meets {top_k}. The model is "
+    "[{model}](demo.md); it reads text that it has not seen in training, {tokens:,} tokens of {domains}:"
+)
 _TAIL = """## What this cannot show
 
 One model, trained once: with another seed other experts do other things, and an expert's number means nothing. Text of
@@ -46,7 +50,8 @@ def inside_page(document: Document) -> str:
         "experts": document["experts"], "top_k": document["experts_per_token"],
         "domains": _named(document),
     }  # fmt: skip
-    parts = [_HEAD.format(**about), beside_the_paper(document)]
+    head = _HEAD.format(opening=_filled(_OPENING.format(**about)), model=about["model"])
+    parts = [head, beside_the_paper(document)]
     parts += [_finding(section) for section in document["sections"]]
     return "\n".join([*parts, _TAIL.format(**about)])
 
@@ -64,8 +69,8 @@ def _finding(section: Document) -> str:
     lines = [f"## {section['title']}", "", _filled(section["sentence"]), ""]
     for name in _shown(section):
         lines += [f"![{section['title']}](inside-{name}.svg)", ""]
-    if section["note"]:
-        lines += [_filled(f"*{section['note']}*"), ""]
+    note = f"*{section['note']}* " if section["note"] else ""
+    lines += [_filled(f"{note}Key: `{section['key']}`."), ""]
     return "\n".join(lines)
 
 
@@ -121,7 +126,19 @@ def _repeats(facts: Document) -> Iterable[str]:
             f"**{name}.** Mixtral: {theirs[0]:.1f}, {theirs[1]:.1f} and {theirs[2]:.1f} % at its first, middle and "
             f"last layer. Here {values[0]:.1%} at the first layer, {max(values):.1%} at most (layer {best}, {where}, "
             f"{same}) and {values[-1]:.1%} at the last, where random routing gives {random[key]:.1%}; {low}."
+            + _given_shares(ours.get(f"{key}_given_shares"), values, best)
         )
+
+
+def _given_shares(given: list[float | None] | None, values: list[float], layer: int) -> str:
+    """How much of the repeats is neighbours being alike, and how much a domain's few favourites."""
+    chance = given[layer] if given else None
+    if chance is None:
+        return ""
+    reason = "so most of it is the domain's favourites, not the neighbour" if values[layer] - chance < 0.1 else (
+        "so it is the neighbour that counts"
+    )  # fmt: skip
+    return f" Two tokens of one domain far apart have it in {chance:.1%} at layer {layer}, {reason}."
 
 
 def _caching(facts: Document) -> str:
