@@ -3,6 +3,7 @@
 import re
 
 from coterie.eval.answers import without
+from coterie.eval.bbh_answers import flexible
 from coterie.eval.task import Row
 from coterie.eval.written import Written
 
@@ -58,7 +59,7 @@ class Bbh(Written):
     votes = True
     protocol = (
         "the subtask's sentence, then form Q: ... A:; the whole text is the right answer, without case, commas, "
-        "quotes, a last full stop and spaces around it"
+        "quotes, a last full stop and spaces around it; flexible_extract: the first thing in the form of an answer"
     )
 
     def header(self, row: Row) -> str:
@@ -71,14 +72,17 @@ class Bbh(Written):
     def target(self, row: Row) -> str:
         return str(row["answer"])
 
-    def found(self, text: str) -> str | None:
-        return _bare(text)
+    def found(self, text: str, row: Row) -> str | None:
+        return flexible(text, row["task"], row["question"])
 
     def is_right(self, found: str | None, row: Row) -> bool:
-        return found == _bare(row["answer"])
+        return found is not None and _bare(found) == _bare(row["answer"])
 
     def score(self, text: str, row: Row) -> dict[str, float]:
-        return {"exact_match": float(self.is_right(self.found(text), row))}
+        return {
+            "exact_match": float(self.is_right(text.strip(), row)),
+            "flexible_extract": float(self.is_right(self.found(text, row), row)),
+        }
 
 
 def _bare(text: str) -> str:

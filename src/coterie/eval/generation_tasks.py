@@ -40,14 +40,14 @@ class _Number(Written):
     def target(self, row: Row) -> str:
         return str(row["answer"])
 
-    def found(self, text: str) -> str | None:
+    def found(self, text: str, row: Row) -> str | None:
         return flexible_number(text)
 
     def is_right(self, found: str | None, row: Row) -> bool:
         return found is not None and stripped(found) == stripped(row["answer"])
 
     def score(self, text: str, row: Row) -> dict[str, float]:
-        return {"flexible_extract": float(self.is_right(self.found(text), row))}
+        return {"flexible_extract": float(self.is_right(self.found(text, row), row))}
 
 
 class Gsm8k(_Number):
@@ -217,7 +217,7 @@ class Math(Written):
     def target(self, row: Row) -> str:
         return str(row["solution"])
 
-    def found(self, text: str) -> str | None:
+    def found(self, text: str, row: Row) -> str | None:
         return final_answer(text)
 
     def is_right(self, found: str | None, row: Row) -> bool:
@@ -225,4 +225,4 @@ class Math(Written):
         return is_equal(found, normal(right))
 
     def score(self, text: str, row: Row) -> dict[str, float]:
-        return {"exact_match": float(self.is_right(self.found(text), row))}
+        return {"exact_match": float(self.is_right(self.found(text, row), row))}

@@ -60,7 +60,7 @@ class Written(Task):
     def score(self, text: str, row: Row) -> dict[str, float]:
         """Numbers by metric of one answer."""
 
-    def found(self, text: str) -> str | None:
+    def found(self, text: str, row: Row) -> str | None:
         """The answer in a text, for the vote."""
         return text
 
@@ -111,6 +111,6 @@ class Written(Task):
         scores = [self.score(text, item.row) for text in texts]
         numbers = {name: sum(score[name] for score in scores) / len(scores) for name in scores[0]}
         if self.votes and self.n_samples > 1:
-            chosen = majority(self.found(text) for text in texts)
+            chosen = majority(self.found(text, item.row) for text in texts)
             numbers[self.metric] = float(self.is_right(chosen, item.row))
         return numbers
