@@ -57,5 +57,5 @@ def test_nothing_there_and_rows_without_text_are_errors(folder: Path, tmp_path_f
     with pytest.raises(DataError, match="is not a file or a folder"):
         read_domains(Files(folder), ["nowhere"])
     (folder / "bad.jsonl").write_text('{"text": "\\ud800"}\n')
-    with pytest.raises(DataError, match="line 1: text holds half a surrogate"):
+    with pytest.raises(DataError, match="line 1: text has half of a surrogate pair"):
         read_domains(Files(folder), ["bad"])

@@ -57,6 +57,16 @@ def test_the_figure_is_that_of_the_corpus() -> None:
     assert chrf.stderr is not None and 0 < chrf.stderr < 30
 
 
+def test_an_error_where_most_sentences_score_nothing() -> None:
+    """Among corpora drawn from these some have a score of 0, as another type of number."""
+    task = of("en-fr")
+    items = task.items(ROWS, shots=0, seed=0)
+    texts = ["Le chat numéro 0 dort", *(["q"] * 5)]
+    judged = [(item, task.judge(item, [[text]])) for item, text in zip(items, texts, strict=True)]
+    found = {metric.name: metric for metric in task.metrics(judged) if metric.group}
+    assert all(metric.stderr is not None and metric.stderr > 0 for metric in found.values())
+
+
 def test_mistakes_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError, match="pairs=en-xx: expected two of en, fr"):
         of("en-xx")

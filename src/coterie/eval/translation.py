@@ -1,10 +1,11 @@
 """NTREX: news in several languages side by side (Federmann et al. 2022), translated and measured by chrF and BLEU.
 
-Both are figures of a whole corpus, by `sacrebleu`; their standard errors come from its bootstrap over sentences. Each
-direction is a group; the figure over all is the mean of the directions.
+Both are figures of a whole corpus, by `sacrebleu`; their standard errors are the spread of its bootstrap over
+sentences. Each direction is a group; the figure over all is the mean of the directions.
 """
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,11 +97,16 @@ def _metrics() -> tuple[Any, Any]:
 
 
 def _corpus(name: str, metric: Any, texts: list[str], right: list[str], pair: str) -> Metric:
-    n = len(texts)
-    if n < 2:
-        return Metric(name, float(metric.corpus_score(texts, [right]).score), None, n, None, pair)
-    score = metric.corpus_score(texts, [right], n_bootstrap=_DRAWS)
-    return Metric(name, float(score.score), float(score._ci) / 1.96, n, None, pair)
+    n, value = len(texts), float(metric.corpus_score(texts, [right]).score)
+    return Metric(name, value, _error(metric, texts, right) if n > 1 else None, n, None, pair)
+
+
+def _error(metric: Any, texts: list[str], right: list[str]) -> float:
+    """The spread over corpora drawn from the sentences; sacrebleu's own interval fails where some of them score 0."""
+    from sacrebleu.significance import _bootstrap_resample
+
+    _, draws = _bootstrap_resample(metric._extract_corpus_statistics(texts, [right]), metric, _DRAWS)
+    return statistics.stdev(float(draw.score) for draw in draws)
 
 
 def _mean(name: str, metrics: list[Metric]) -> Metric:
