@@ -105,9 +105,17 @@ def _measure(lm: LanguageModel, theirs: Theirs, name: str, args: Any) -> dict[st
         "ratio": theirs_median / ours_median, "tokens read": report.n_tokens,
         "same": _same(report, {form: results[f"coterie_{form}"] for form in _forms(name)}),
     }  # fmt: skip
+    has_other_rows = args.limit and len(_forms(name)) == 1 and any(m.group for m in report.metrics)
+    said = (
+        "same scores"
+        if row["same"]
+        else "other rows: a limit takes some of every part"
+        if has_other_rows
+        else "SCORES DIFFER"
+    )
     print(
         f"  {name:<15} {report.n_items:6} questions  ours {ours_median:8.2f} s  lm-eval {theirs_median:8.2f} s  "
-        f"{row['ratio']:6.2f}  {'same scores' if row['same'] else 'SCORES DIFFER'}",
+        f"{row['ratio']:6.2f}  {said}",
         flush=True,
     )
     return row

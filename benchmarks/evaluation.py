@@ -132,7 +132,9 @@ def _verdict(tasks: dict[str, Any]) -> str:
 def _lines(name: str, task: dict[str, Any]) -> list[str]:
     lines = []
     for number, m in enumerate(_over_all(task)):
-        first, seconds, protocol = (name, f"{task['seconds']:.1f}", task["protocol"]) if number == 0 else ("", "", "")
+        # Of a run that went on, the seconds are those of its last part.
+        took = "" if task.get("resumed") else f"{task['seconds']:.1f}"
+        first, seconds, protocol = (name, took, task["protocol"]) if number == 0 else ("", "", "")
         cells = [first, m["name"], _figure(m["value"]), _figure(m["stderr"]), _figure(m["chance"]), f"{m['n']:,}"]
         lines.append(f"| {' | '.join([*cells, seconds, _cell(protocol)])} |")
     return lines

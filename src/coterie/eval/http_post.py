@@ -91,6 +91,7 @@ class Transport:
         self._target = target
         self._key = _checked(key)
         self._open: set[http.client.HTTPConnection] = set()
+        self._is_closed = False
         self._lock = threading.Lock()
 
     def without_key(self, text: str) -> str:
@@ -119,8 +120,9 @@ class Transport:
         return response
 
     def close(self) -> None:
-        """End every request under way; their senders get a `TransportError`."""
+        """End every request under way, also one that is just connecting; their senders get a `TransportError`."""
         with self._lock:
+            self._is_closed = True
             for connection in self._open:
                 _shut(connection)
 
@@ -135,6 +137,9 @@ class Transport:
             self._open.add(connection)
         try:
             connection.connect()
+            with self._lock:
+                if self._is_closed:
+                    raise OSError("stopped")
             yield connection, prefix
         finally:
             timer.cancel()

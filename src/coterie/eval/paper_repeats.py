@@ -30,7 +30,7 @@ def repeats_section(trace: Trace | str, model: str) -> Section:
     if isinstance(trace, str):
         return Section("table-5", _title(), f"Not run: {trace}.", _COLUMNS, tuple(rows), note=_NOTE)
     found = measure_repeats(trace)
-    layers = (0, trace.n_layers // 2, trace.n_layers - 1)
+    layers = (0, (trace.n_layers - 1) // 2, trace.n_layers - 1)  # of 32: 0, 15, 31, as in the paper
     rows += [(name, model, *_cells(repeats, layers), repeats.n_pairs) for name, repeats in found.items()]
     rows.append(_uniform(model, trace.n_experts, trace.top_k))
     return Section(
