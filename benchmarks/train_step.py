@@ -23,7 +23,7 @@ from peers import arguments, interleave, machine, mixtral_of_transformers, repor
 from torch import Tensor, nn
 
 from coterie.config import ModelConfig
-from coterie.kernels import sparse_training, training
+from coterie.kernels import sparse_training, training_products
 from coterie.model import Transformer
 from coterie.train.initialise import initialise
 from coterie.train.memory import keep_freed_memory
@@ -221,7 +221,7 @@ class Inside:
     def of(self, step: Callable[[], float]) -> float:
         self.seconds.append([0.0, 0.0])
         places: list[tuple[Any, str, int]] = [(torch, "mm", 0)]  # nothing else in a step calls it by this name
-        places += [(training, name, 0) for name in ("sparse_ffn", "sparse_ffn_backward")]
+        places += [(training_products, name, 0) for name in ("sparse_ffn", "sparse_ffn_backward")]
         functions = (sparse_training._SparseFFN, sparse_training._NativeFFN)
         places += [(function, name, 1) for function in functions for name in ("forward", "backward")]
         before = [getattr(owner, name) for owner, name, _ in places]

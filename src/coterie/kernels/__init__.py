@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from coterie.kernels import cpu, inference, linear_training, norm_training, reference, sparse_training, training
+from coterie.kernels import (
+    cpu,
+    inference,
+    linear_training,
+    norm_training,
+    reference,
+    sparse_training,
+    training,
+    training_products,
+)
 from coterie.kernels.causal import causal_attention_without_gradients
 from coterie.kernels.causal_training import causal_self_attention
 from coterie.kernels.reference import frequencies, rotate
@@ -44,7 +53,7 @@ def linear(x_TD: Tensor, weight_ND: Tensor, norm: tuple[Tensor, float] | None = 
     """norm(x) · weight^T; `norm` is the weight and the epsilon of an RMSNorm."""
     if cpu.is_usable(x_TD) and weight_ND.dtype in (x_TD.dtype, torch.float32):
         return cpu.plain_linear(x_TD, weight_ND, norm)
-    if torch.is_grad_enabled() and training.has_products(x_TD, weight_ND) and len(weight_ND) % 2 == 0:
+    if torch.is_grad_enabled() and training_products.has_products(x_TD, weight_ND) and len(weight_ND) % 2 == 0:
         return linear_training.linear(x_TD if norm is None else rms_norm(x_TD, *norm), weight_ND)
     return functional.linear(x_TD if norm is None else rms_norm(x_TD, *norm), weight_ND)
 

@@ -5,9 +5,10 @@ weight g is <a, d>, with a = silu(gate) · up of the pair and d = downᵀ · gra
 no output of an expert is kept for it (SonicMoE, arXiv 2512.14080, section 3). Weights' gradients are written once, in
 slices of one tensor; a `.grad` that is there already takes them in place.
 
-In 16 bits on a CPU torch compiles a product anew for every number of rows that it meets, which takes as long as a
-quarter of the product. There an expert's slices are a little too long, a multiple of 32 rows: what a product writes
-beyond its expert the next expert's overwrites, and in sums over rows the rows beyond are zeros.
+In bf16 the whole block is two native calls where the processor multiplies that. Elsewhere in 16 bits on a CPU torch
+compiles a product anew for every number of rows that it meets, which takes as long as a quarter of the product. There
+an expert's slices are a little too long, a multiple of 32 rows: what a product writes beyond its expert the next
+expert's overwrites, and in sums over rows the rows beyond are zeros.
 Shapes: T tokens, K slots, E experts, D width, F expert width, N pairs with an expert, n of one expert.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.kernels import training
+from coterie.kernels import training, training_products
 
 __all__ = ["slice_step", "sparse_ffn_training"]
 
@@ -30,14 +31,14 @@ def sparse_ffn_training(
     An id of -1 adds nothing, and a weight in its slot gets no gradient. `ids_TK` int32; x and the experts of one dtype.
     """
     weights_TK = weights_TK.to(torch.promote_types(x_TD.dtype, torch.float32))
-    function = _NativeFFN if training.has_products(x_TD, gate_up_E2FD, down_EDF) else _SparseFFN
+    function = _NativeFFN if training_products.has_products(x_TD, gate_up_E2FD, down_EDF) else _SparseFFN
     y_TD: Tensor = function.apply(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF)  # type: ignore[no-untyped-call]
     return y_TD
 
 
 def slice_step(x: Tensor) -> int:
-    """The slices of experts are multiples of so many rows."""
-    return 32 if x.is_cpu and x.element_size() == 2 else 1
+    """The slices of experts of x are multiples of so many rows: more than 1 where torch multiplies in 16 bits."""
+    return 32 if x.is_cpu and x.element_size() == 2 and not training_products.has_products(x) else 1
 
 
 class _Slices:
@@ -128,7 +129,7 @@ class _NativeFFN(torch.autograd.Function):
     ) -> Tensor:
         pairs = training.sort_pairs(ids_TK, len(down_EDF))
         counts_E, gate_up, down = torch.tensor(pairs.counts), gate_up_E2FD.contiguous(), down_EDF.contiguous()
-        x_ND, h_N2F, y_ND = training.sparse_ffn(x_TD.contiguous(), pairs.token_N, counts_E, gate_up, down)
+        x_ND, h_N2F, y_ND = training_products.sparse_ffn(x_TD.contiguous(), pairs.token_N, counts_E, gate_up, down)
         ctx.save_for_backward(
             x_ND, h_N2F, weights_TK, pairs.pair_N, pairs.token_N, pairs.place_TK, counts_E, gate_up, down
         )
@@ -139,7 +140,7 @@ class _NativeFFN(torch.autograd.Function):
         x_ND, h_N2F, weights_TK, pair_N, token_N, place_TK, counts_E, gate_up, down = ctx.saved_tensors
         needs_x, _, _, needs_gate_up, needs_down = ctx.needs_input_grad
         weights_N = weights_TK.reshape(-1).index_select(0, pair_N)
-        grad_x_ND, dots_N, grad_gate_up, grad_down = training.sparse_ffn_backward(
+        grad_x_ND, dots_N, grad_gate_up, grad_down = training_products.sparse_ffn_backward(
             grads[0].contiguous(), token_N, counts_E, weights_N, x_ND, h_N2F, gate_up, down,
             (needs_x, needs_gate_up, needs_down),
         )  # fmt: skip

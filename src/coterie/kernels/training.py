@@ -1,8 +1,8 @@
 """The native kernels of training (`csrc/training.h`) as functions on tensors; `training_reference` is their twin.
 
-The large matrix products stay torch's; these take what lies between them, and attention. They run on torch's own
-threads where those can be had, since two sets of threads that wait in turn for work would keep each other from the
-cores. A result has the same bits with any number of threads.
+These take what lies between the large matrix products, and attention; the products are torch's or those of
+`training_products`. They run on torch's own threads where those can be had, since two sets of threads that wait in
+turn for work would keep each other from the cores. A result has the same bits with any number of threads.
 Shapes: n pairs (token, slot) sorted by expert, N of them in all; T tokens, K slots, E experts, D width, F expert width,
 B sequences, S positions, H query heads, G key heads, r = H/G, P head width, C keys, V vocabulary.
 """
@@ -24,33 +24,24 @@ __all__ = [
     "AdamSettings",
     "Pairs",
     "adam_",
-    "add_transposed_product_",
     "causal_attention",
     "causal_attention_backward",
     "combine",
     "cross_entropy_",
     "has_causal_attention",
-    "has_products",
     "is_usable",
+    "module",
     "operations",
-    "product",
-    "products",
     "rms_norm",
     "rms_norm_backward",
     "sort_pairs",
-    "sparse_ffn",
-    "sparse_ffn_backward",
     "square_sum",
-    "strips_of_columns",
-    "strips_of_rows",
     "swiglu",
     "swiglu_backward_",
-    "transposed_product",
 ]
 
 _TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _WIDEST_HEAD = 256  # of the causal kernels
-_STRIP = 32  # columns of the right side of a bf16 product
 
 
 def is_usable(*tensors: Tensor) -> bool:
@@ -65,15 +56,11 @@ def operations(*tensors: Tensor) -> Any:
     return _THIS if is_usable(*tensors) else training_reference
 
 
-def products(*tensors: Tensor) -> Any:
-    """The module to take matrix products with gradients from: this one or its twin, whose strips are views."""
-    return _THIS if has_products(*tensors) else training_reference
-
-
-def _module() -> Any:
-    module = cpu.module()
-    module.set_team(_team())
-    return module
+def module() -> Any:
+    """The native module, told whose threads to use."""
+    native = cpu.module()
+    native.set_team(_team())
+    return native
 
 
 @functools.cache
@@ -106,7 +93,7 @@ def swiglu(h_n2F: Tensor, out_nF: Tensor) -> None:
     n, F = out_nF.shape
     assert h_n2F.shape == (n, 2 * F) and h_n2F.is_contiguous() and out_nF.is_contiguous()
     assert h_n2F.dtype == out_nF.dtype
-    _module().swiglu_forward(h_n2F.data_ptr(), _TYPES[h_n2F.dtype], n, F, out_nF.data_ptr())
+    module().swiglu_forward(h_n2F.data_ptr(), _TYPES[h_n2F.dtype], n, F, out_nF.data_ptr())
 
 
 def swiglu_backward_(h_n2F: Tensor, weights_n: Tensor, grad_nF: Tensor, grad_h_n2F: Tensor, dots_n: Tensor) -> None:
@@ -115,7 +102,7 @@ def swiglu_backward_(h_n2F: Tensor, weights_n: Tensor, grad_nF: Tensor, grad_h_n
     assert h_n2F.shape == grad_h_n2F.shape == (n, 2 * F) and weights_n.shape == dots_n.shape == (n,)
     assert h_n2F.dtype == grad_nF.dtype == grad_h_n2F.dtype and weights_n.dtype == dots_n.dtype == torch.float32
     assert all(t.is_contiguous() for t in (h_n2F, weights_n, grad_nF, grad_h_n2F, dots_n))
-    _module().swiglu_backward(
+    module().swiglu_backward(
         h_n2F.data_ptr(), _TYPES[h_n2F.dtype], n, F, weights_n.data_ptr(), grad_nF.data_ptr(), grad_h_n2F.data_ptr(),
         dots_n.data_ptr(),
     )  # fmt: skip
@@ -128,109 +115,11 @@ def combine(rows_ND: Tensor, place_TK: Tensor, weights_TK: Tensor | None) -> Ten
     weights_TK = None if weights_TK is None else weights_TK.contiguous()
     assert weights_TK is None or (weights_TK.dtype == torch.float32 and weights_TK.shape == (T, K))
     out_TD = rows_ND.new_empty(T, D)
-    _module().combine(
+    module().combine(
         rows_ND.data_ptr(), _TYPES[rows_ND.dtype], T, K, D, place_TK.data_ptr(),
         0 if weights_TK is None else weights_TK.data_ptr(), out_TD.data_ptr(),
     )  # fmt: skip
     return out_TD
-
-
-def has_products(*tensors: Tensor) -> bool:
-    """Whether the products of these take such matrices: bf16 where the processor multiplies it, and even sizes.
-
-    The number of rows that are summed over or multiplied may be any.
-    """
-    if not all(t.dtype == torch.bfloat16 and t.shape[-1] % 2 == 0 for t in tensors) or not is_usable(*tensors):
-        return False
-    return bool(cpu.module().has_bf16_products())
-
-
-def strips_of_rows(x_NK: Tensor) -> Tensor:
-    """x as the right side of `product`: of y · xᵀ."""
-    return _strips(x_NK, x_NK.shape[0], x_NK.shape[1], of_rows=True)
-
-
-def strips_of_columns(x_KN: Tensor) -> Tensor:
-    """x as the right side of `product`: of y · x."""
-    return _strips(x_KN, x_KN.shape[1], x_KN.shape[0], of_rows=False)
-
-
-def _strips(x: Tensor, n_columns: int, inner: int, *, of_rows: bool) -> Tensor:
-    assert x.is_contiguous() and x.dtype == torch.bfloat16
-    out = torch.empty(-(-n_columns // _STRIP), -(-inner // 2), _STRIP, dtype=torch.int32)
-    _module().strips(x.data_ptr(), *x.shape, of_rows, out.data_ptr())
-    return out
-
-
-def product(x_TK: Tensor, strips: Tensor, n_columns: int) -> Tensor:
-    """x · right side -> [T, n_columns], sums in float32."""
-    (T, K), out_TN = x_TK.shape, x_TK.new_empty(len(x_TK), n_columns)
-    assert x_TK.is_contiguous() and x_TK.dtype == torch.bfloat16 and 2 * strips.shape[1] == K
-    assert -(-n_columns // _STRIP) == len(strips)
-    _module().product(x_TK.data_ptr(), T, K, n_columns, strips.data_ptr(), out_TN.data_ptr())
-    return out_TN
-
-
-def transposed_product(a_nM: Tensor, b_nN: Tensor) -> Tensor:
-    """aᵀ · b -> [M, N] in their type."""
-    out_MN = a_nM.new_empty(a_nM.shape[1], b_nN.shape[1])
-    _transposed_product(a_nM, b_nN, out_MN.data_ptr(), 0)
-    return out_MN
-
-
-def add_transposed_product_(sums_MN: Tensor, a_nM: Tensor, b_nN: Tensor) -> None:
-    """sums += aᵀ · b, the sums float32."""
-    assert (
-        sums_MN.dtype == torch.float32 and sums_MN.is_contiguous() and sums_MN.shape == (a_nM.shape[1], b_nN.shape[1])
-    )
-    _transposed_product(a_nM, b_nN, 0, sums_MN.data_ptr())
-
-
-def _transposed_product(a_nM: Tensor, b_nN: Tensor, out: int, sums: int) -> None:
-    assert all(t.is_contiguous() and t.dtype == torch.bfloat16 and len(t) == len(a_nM) for t in (a_nM, b_nN))
-    _module().transposed_product(a_nM.data_ptr(), b_nN.data_ptr(), *a_nM.shape, b_nN.shape[1], out, sums)
-
-
-def sparse_ffn(
-    x_TD: Tensor, token_N: Tensor, counts_E: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows of the pairs [N, D], gate and up of each [N, 2F], and what the experts make of them [N, D]."""
-    (E, D, F), N = down_EDF.shape, len(token_N)
-    assert gate_up_E2FD.shape == (E, 2 * F, D) and x_TD.shape[1] == D and token_N.dtype == counts_E.dtype == torch.int64
-    assert all(t.is_contiguous() for t in (x_TD, gate_up_E2FD, down_EDF, token_N, counts_E))
-    x_ND, y_ND, h_N2F = x_TD.new_empty(N, D), x_TD.new_empty(N, D), x_TD.new_empty(N, 2 * F)
-    module, scratch = _module(), _sparse_scratch(counts_E, down_EDF, is_backward=False)
-    module.sparse_forward(
-        N, D, F, E, token_N.data_ptr(), counts_E.data_ptr(), x_TD.data_ptr(), gate_up_E2FD.data_ptr(),
-        down_EDF.data_ptr(), x_ND.data_ptr(), h_N2F.data_ptr(), y_ND.data_ptr(), scratch.data_ptr(),
-    )  # fmt: skip
-    return x_ND, h_N2F, y_ND
-
-
-def sparse_ffn_backward(
-    grad_TD: Tensor, token_N: Tensor, counts_E: Tensor, weights_N: Tensor, x_ND: Tensor, h_N2F: Tensor,
-    gate_up_E2FD: Tensor, down_EDF: Tensor, needs: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-    """The gradients of x_ND, the weights, gate_up and down, where `needs` asks for x, gate_up and down."""
-    (E, D, F), N = down_EDF.shape, len(token_N)
-    assert grad_TD.is_contiguous() and grad_TD.dtype == torch.bfloat16 and grad_TD.shape[1] == D
-    assert weights_N.dtype == torch.float32 and weights_N.is_contiguous() and weights_N.shape == (N,)
-    makers = (x_ND, gate_up_E2FD, down_EDF)
-    grads = [torch.empty_like(t) if is_needed else None for t, is_needed in zip(makers, needs, strict=True)]
-    at_x, at_gate_up, at_down = (0 if t is None else t.data_ptr() for t in grads)
-    dots_N, module, scratch = torch.empty(N), _module(), _sparse_scratch(counts_E, down_EDF, is_backward=True)
-    module.sparse_backward(
-        N, D, F, E, token_N.data_ptr(), counts_E.data_ptr(), gate_up_E2FD.data_ptr(), down_EDF.data_ptr(),
-        x_ND.data_ptr(), h_N2F.data_ptr(), scratch.data_ptr(), grad_TD.data_ptr(), weights_N.data_ptr(), at_x,
-        dots_N.data_ptr(), at_gate_up, at_down,
-    )  # fmt: skip
-    return grads[0], dots_N, grads[1], grads[2]
-
-
-def _sparse_scratch(counts_E: Tensor, down_EDF: Tensor, *, is_backward: bool) -> Tensor:
-    E, D, F = down_EDF.shape
-    n = cpu.module().sparse_scratch(D, F, E, counts_E.data_ptr(), is_backward)
-    return torch.empty(n, dtype=torch.int32)
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -238,7 +127,7 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor
     (T, D), out_TD = x_TD.shape, torch.empty_like(x_TD)
     assert x_TD.is_contiguous() and weight_D.is_contiguous() and weight_D.dtype == x_TD.dtype
     inverse_T = torch.empty(T)
-    _module().norm_forward(
+    module().norm_forward(
         x_TD.data_ptr(), _TYPES[x_TD.dtype], T, D, weight_D.data_ptr(), eps, out_TD.data_ptr(), inverse_T.data_ptr()
     )
     return out_TD, inverse_T
@@ -249,7 +138,7 @@ def rms_norm_backward(x_TD: Tensor, weight_D: Tensor, inverse_T: Tensor, grad_TD
     (T, D), grad_TD = x_TD.shape, grad_TD.contiguous()
     assert grad_TD.shape == x_TD.shape and grad_TD.dtype == x_TD.dtype
     grad_x_TD, grad_D = torch.empty_like(x_TD), torch.empty(D)
-    _module().norm_backward(
+    module().norm_backward(
         x_TD.data_ptr(), _TYPES[x_TD.dtype], T, D, weight_D.data_ptr(), inverse_T.data_ptr(), grad_TD.data_ptr(),
         grad_x_TD.data_ptr(), grad_D.data_ptr(),
     )  # fmt: skip
@@ -273,7 +162,7 @@ def causal_attention(
     H = qkv.shape[1] - 2 * G
     out = qkv.new_empty(len(qkv), H, qkv.shape[2])
     logs_BHS = torch.empty(B, H, len(qkv) // B)
-    _module().causal_forward(*_causal(qkv, rotary, B, G, documents_BS), out.data_ptr(), logs_BHS.data_ptr())
+    module().causal_forward(*_causal(qkv, rotary, B, G, documents_BS), out.data_ptr(), logs_BHS.data_ptr())
     return out, logs_BHS
 
 
@@ -284,7 +173,7 @@ def causal_attention_backward(
     """The gradient of qkv from that of `out` and what `causal_attention` returned."""
     grad, grad_qkv = grad.contiguous(), torch.empty_like(qkv)
     assert grad.shape == out.shape and grad.dtype == out.dtype == qkv.dtype and out.is_contiguous()
-    _module().causal_backward(
+    module().causal_backward(
         *_causal(qkv, rotary, len(logs_BHS), G, documents_BS), out.data_ptr(), logs_BHS.data_ptr(), grad.data_ptr(),
         grad_qkv.data_ptr(),
     )  # fmt: skip
@@ -308,7 +197,7 @@ def cross_entropy_(logits_nV: Tensor, target_n: Tensor) -> Tensor:
     target_n = target_n.contiguous()
     assert logits_nV.is_contiguous() and target_n.dtype == torch.int64 and (n == 0 or int(target_n.max()) < V)
     losses_n = torch.empty(n)
-    _module().cross_entropy(
+    module().cross_entropy(
         logits_nV.data_ptr(), _TYPES[logits_nV.dtype], n, V, target_n.data_ptr(), losses_n.data_ptr()
     )
     return losses_n
@@ -321,7 +210,7 @@ def adam_(
     tensors = (master, mean, square)
     assert all(t.dtype == torch.float32 and t.is_contiguous() and t.numel() == grad.numel() for t in tensors)
     assert grad.is_contiguous() and (out is None or (out.is_contiguous() and out.dtype != torch.float32))
-    _module().adam(
+    module().adam(
         grad.numel(), master.data_ptr(), grad.data_ptr(), _TYPES[grad.dtype], mean.data_ptr(), square.data_ptr(),
         0 if out is None else out.data_ptr(), 0 if out is None else _TYPES[out.dtype], *settings,
     )  # fmt: skip
@@ -330,7 +219,7 @@ def adam_(
 def square_sum(x: Tensor) -> float:
     """Σ x², in float32 for each 16,384 numbers and in float64 beyond."""
     assert x.is_contiguous()
-    total: float = _module().square_sum(x.data_ptr(), _TYPES[x.dtype], x.numel())
+    total: float = module().square_sum(x.data_ptr(), _TYPES[x.dtype], x.numel())
     return total
 
 

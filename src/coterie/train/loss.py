@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from coterie.kernels import training
+from coterie.kernels import training, training_products
 
 __all__ = ["linear_cross_entropy"]
 
@@ -24,7 +24,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         """Sum of the losses over targets >= 0; gradients are computed here and only scaled in backward."""
         weight = weight_VD.to(compute)
         weight_rows, operations = weight.contiguous(), training.operations(weight)
-        products = training.products(weight_rows, weight_rows.t())
+        products = training_products.products(weight_rows, weight_rows.t())
         right, right_back = products.strips_of_rows(weight_rows), products.strips_of_columns(weight_rows)
         precise = torch.promote_types(compute, torch.float32)
         losses = x_TD.new_zeros(len(x_TD), dtype=precise)

@@ -132,7 +132,7 @@ def _meet_uneven_experts(steps: _Steps, rows: int, seconds: float) -> None:
     every number of rows is a shape of its own.
     """
     model, config = steps.model, steps.model.config
-    one = torch.zeros((), dtype=model.dtype, device=model.device)
+    one = torch.zeros(1, config.hidden_size, dtype=model.dtype, device=model.device)
     if config.num_local_experts is None or config.router.kind in ("soft", "dense") or slice_step(one) == 1:
         return
     experts, E = model.get_submodule("layers.0.feed_forward.experts"), config.num_local_experts
