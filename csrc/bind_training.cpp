@@ -37,10 +37,10 @@ void* at(uintptr_t p) { return (void*)p; }
 using Address = uintptr_t;
 using Int = int64_t;
 
-SparseCall sparse_call(Int N, Int D, Int F, Int E, Address tokens, Address counts, Address gate_up, Address down,
+SparseCall sparse_call(Int D, Int F, Int E, Address tokens, Address counts, Address gate_up, Address down,
                        Address x_rows, Address h, Address scratch) {
   SparseCall c{};
-  c.N = N, c.D = D, c.F = F, c.E = E, c.tokens = (const Int*)tokens, c.counts = (const Int*)counts;
+  c.D = D, c.F = F, c.E = E, c.tokens = (const Int*)tokens, c.counts = (const Int*)counts;
   c.gate_up = (const uint16_t*)gate_up, c.down = (const uint16_t*)down;
   c.x_rows = (uint16_t*)x_rows, c.h = (uint16_t*)h, c.scratch = (uint32_t*)scratch;
   return c;
@@ -83,16 +83,16 @@ void bind_training(nb::module_& m) {
     c.D = D, c.F = F, c.E = E, c.counts = (const Int*)counts;
     return chosen_training().sparse_scratch(c, is_backward);
   });
-  m.def("sparse_forward", [](Int N, Int D, Int F, Int E, Address tokens, Address counts, Address x, Address gate_up,
+  m.def("sparse_forward", [](Int D, Int F, Int E, Address tokens, Address counts, Address x, Address gate_up,
                              Address down, Address x_rows, Address h, Address y, Address scratch) {
-    SparseCall c = sparse_call(N, D, F, E, tokens, counts, gate_up, down, x_rows, h, scratch);
+    SparseCall c = sparse_call(D, F, E, tokens, counts, gate_up, down, x_rows, h, scratch);
     c.x = (const uint16_t*)x, c.y = (uint16_t*)y;
     run(&K::sparse_forward, c);
   });
-  m.def("sparse_backward", [](Int N, Int D, Int F, Int E, Address tokens, Address counts, Address gate_up, Address down,
+  m.def("sparse_backward", [](Int D, Int F, Int E, Address tokens, Address counts, Address gate_up, Address down,
                               Address x_rows, Address h, Address scratch, Address grad, Address weights, Address grad_x,
                               Address dots, Address grad_gate_up, Address grad_down) {
-    SparseCall c = sparse_call(N, D, F, E, tokens, counts, gate_up, down, x_rows, h, scratch);
+    SparseCall c = sparse_call(D, F, E, tokens, counts, gate_up, down, x_rows, h, scratch);
     c.grad = (const uint16_t*)grad, c.weights = (const float*)weights, c.dots = (float*)dots;
     c.grad_x = (uint16_t*)grad_x, c.grad_gate_up = (uint16_t*)grad_gate_up, c.grad_down = (uint16_t*)grad_down;
     run(&K::sparse_backward, c);

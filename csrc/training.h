@@ -31,8 +31,8 @@ struct SwigluBackwardCall {
 // [E, 2F, D] and down [E, D, F]. Backward, from those, the gradient grad [T, D] of Σ weight · y and the pairs' weights
 // [N]: grad_x [N, D], dots [N] (the weights' gradients), grad_gate_up, grad_down; those that are null are left out.
 struct SparseCall {
-  int64_t N, D, F, E;
-  const int64_t *tokens, *counts;  // [N]; [E]
+  int64_t D, F, E;
+  const int64_t *tokens, *counts;  // [N]; [E], which add up to N
   const uint16_t *x, *gate_up, *down;
   uint16_t *x_rows, *h, *y;
   uint32_t* scratch;  // `sparse_scratch` of them

@@ -101,7 +101,7 @@ def sparse_ffn(
     x_ND, y_ND, h_N2F = x_TD.new_empty(N, D), x_TD.new_empty(N, D), x_TD.new_empty(N, 2 * F)
     module, scratch = training.module(), _sparse_scratch(counts_E, down_EDF, is_backward=False)
     module.sparse_forward(
-        N, D, F, E, token_N.data_ptr(), counts_E.data_ptr(), x_TD.data_ptr(), gate_up_E2FD.data_ptr(),
+        D, F, E, token_N.data_ptr(), counts_E.data_ptr(), x_TD.data_ptr(), gate_up_E2FD.data_ptr(),
         down_EDF.data_ptr(), x_ND.data_ptr(), h_N2F.data_ptr(), y_ND.data_ptr(), scratch.data_ptr(),
     )  # fmt: skip
     return x_ND, h_N2F, y_ND
@@ -120,7 +120,7 @@ def sparse_ffn_backward(
     at_x, at_gate_up, at_down = (0 if t is None else t.data_ptr() for t in grads)
     dots_N, module, scratch = torch.empty(N), training.module(), _sparse_scratch(counts_E, down_EDF, is_backward=True)
     module.sparse_backward(
-        N, D, F, E, token_N.data_ptr(), counts_E.data_ptr(), gate_up_E2FD.data_ptr(), down_EDF.data_ptr(),
+        D, F, E, token_N.data_ptr(), counts_E.data_ptr(), gate_up_E2FD.data_ptr(), down_EDF.data_ptr(),
         x_ND.data_ptr(), h_N2F.data_ptr(), scratch.data_ptr(), grad_TD.data_ptr(), weights_N.data_ptr(), at_x,
         dots_N.data_ptr(), at_gate_up, at_down,
     )  # fmt: skip
