@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ import pytest
 
 from coterie.api import LanguageModel
 from coterie.engine.score import Score
-from coterie.errors import DataError
+from coterie.errors import DataError, ResourceError
 from coterie.eval.rows import Files
 from coterie.eval.run_file import RunFolder, read_run
 from coterie.eval.task import Answer, Choose, Context, Item, Rolled
@@ -20,6 +22,15 @@ ITEM = Item("a", (Choose("c", (" d",)),), {})
 @pytest.fixture(scope="module")
 def lm(make_model: Callable[..., Transformer], byte_tokenizer: Any) -> LanguageModel:
     return LanguageModel(make_model(), byte_tokenizer)
+
+
+HOLDER = """
+import sys, pathlib
+from coterie.train.lock import hold_run
+with hold_run(pathlib.Path(sys.argv[1]), "evaluating"):
+    print(1, flush=True)
+    sys.stdin.read()
+"""
 
 
 def folder(path: Path | None, lm: LanguageModel) -> RunFolder:
@@ -39,6 +50,24 @@ def test_answers_come_back_as_they_were(lm: LanguageModel, tmp_path: Path) -> No
         assert kept.answers("t", ITEM) == answers
         assert kept.answers("other", ITEM) is None
         assert kept.answers("t", Item("a", (Choose("c", (" e",)),), {})) is None
+
+
+def test_seconds_of_answers_are_kept_and_counted_after_a_resume(lm: LanguageModel, tmp_path: Path) -> None:
+    with folder(tmp_path, lm) as kept:
+        kept.keep("t", ITEM, ["x"], 2.5)
+    with folder(tmp_path, lm) as kept:
+        assert kept.seconds("t", ITEM) == 2.5 and kept.seconds("other", ITEM) == 0
+
+
+def test_a_folder_takes_one_process(lm: LanguageModel, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"1\n"
+        with pytest.raises(ResourceError, match=f"process {other.pid} is evaluating in"):
+            folder(tmp_path, lm)
+        other.kill()
+    with folder(tmp_path, lm):
+        pass
 
 
 def test_without_a_folder_nothing_is_kept(lm: LanguageModel) -> None:

@@ -4,6 +4,7 @@ Answers are kept as they come (`run_file.py`), so an interrupted run goes on whe
 the same model was asked the same. A limit takes as many items of every group, by turns, so that none is left out.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -136,19 +137,22 @@ def _ask(lm: LanguageModel, task: Task, items: list[Item], kept: RunFolder, cont
             missing.append(item)
         else:
             found[place] = answers
-    n_resumed = len(found)
+    n_resumed, before, last = len(found), math.fsum(kept.seconds(task.name, items[place]) for place in found), start
 
     def save(item: Item, answers: list[Answer]) -> None:
+        nonlocal last
+        now = time.monotonic()
         found[places[id(item)]] = answers
-        kept.keep(task.name, item, answers)
+        kept.keep(task.name, item, answers, now - last)
+        last = now
         context.progress(task.name, len(found), len(items))
 
     context.progress(task.name, len(found), len(items))
     asker.ask(missing, task.name, save)
     judged = [(item, task.judge(item, found[place])) for place, item in enumerate(items)]
     return TaskReport(
-        task.name, task.protocol, task.metric, task.metrics(judged), time.monotonic() - start, len(items), n_resumed,
-        asker.n_cut, asker.n_read, task.sections(judged), _notes(task, asker, n_resumed, lm, context),
+        task.name, task.protocol, task.metric, task.metrics(judged), before + time.monotonic() - start, len(items),
+        n_resumed, asker.n_cut, asker.n_read, task.sections(judged), _notes(task, asker, n_resumed, lm, context),
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """What a run leaves behind: `answers.jsonl` as it goes on, `run.json` at its end, enough to do it again.
 
 The first line of answers.jsonl says which model they are of and what else decides them; every other line is an item's
-answers, with a digest of what was asked. A run of another model in the same folder is refused.
+answers, with a digest of what was asked and the seconds since the one before. A run of another model in the same
+folder is refused, and so is a second process.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +27,7 @@ from coterie.errors import DataError
 from coterie.eval.fingerprint import fingerprint
 from coterie.eval.journal import Journal
 from coterie.eval.task import Answer, Context, Item, Rolled
+from coterie.train.lock import hold_run
 
 if TYPE_CHECKING:
     from coterie.eval.run import TaskReport
@@ -41,27 +44,33 @@ class RunFolder:
         self._folder, self._lm, self._context, self._asked = folder, lm, context, asked
         self._fingerprint = fingerprint(lm)
         self._path = None if folder is None else folder / "answers.jsonl"
-        with disk_errors(folder or Path()):
-            self._journal = Journal(self._path)
         self._known: dict[tuple[str, str, str], list[Answer]] = {}
-        try:
+        self._seconds: dict[tuple[str, str, str], float] = {}
+        with ExitStack() as held:
+            if folder is not None:
+                held.enter_context(hold_run(folder, "evaluating"))
+            with disk_errors(folder or Path()):
+                self._journal = held.enter_context(Journal(self._path))
             self._begin()
-        except BaseException:
-            self._journal.__exit__(None, None, None)
-            raise
+            self._held = held.pop_all()
 
     def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._journal.__exit__(kind, error, at)
+        self._held.__exit__(kind, error, at)
 
     def answers(self, task: str, item: Item) -> list[Answer] | None:
         """What an interrupted run found out, if the same was asked."""
         return self._known.get((task, item.id, _digest(item)))
 
-    def keep(self, task: str, item: Item, answers: list[Answer]) -> None:
-        self._journal.add({"task": task, "id": item.id, "asked": _digest(item), "answers": _packed(answers)})
+    def seconds(self, task: str, item: Item) -> float:
+        """What those answers took then."""
+        return self._seconds.get((task, item.id, _digest(item)), 0.0)
+
+    def keep(self, task: str, item: Item, answers: list[Answer], seconds: float = 0.0) -> None:
+        row = {"task": task, "id": item.id, "asked": _digest(item), "seconds": seconds, "answers": _packed(answers)}
+        self._journal.add(row)
 
     def finish(self, reports: "Sequence[TaskReport]", left_out: Sequence[str]) -> dict[str, Any]:
         """Write run.json and give its content."""
@@ -87,6 +96,7 @@ class RunFolder:
             try:
                 key = (str(row["task"]), str(row["id"]), str(row["asked"]))
                 self._known[key] = [_unpacked(answer) for answer in row["answers"]]
+                self._seconds[key] = float(row.get("seconds", 0.0))
             except (KeyError, TypeError, ValueError):
                 raise DataError(
                     f"{self._path}, line {number} holds no answers: remove the file to begin anew"

@@ -1,4 +1,4 @@
-"""One process at a time trains in a folder. The system lets go of the lock when its process dies, however it dies.
+"""One process at a time works in the folder of a run. The system lets go of the lock when it dies, however it dies.
 
 The lock is a record lock (`fcntl.lockf`): it belongs to the process, so children do not hold it on, and it works on
 network file systems too. The file stays, because removing it would let two processes lock two files of one name.
@@ -17,7 +17,7 @@ __all__ = ["hold_run"]
 
 
 @contextmanager
-def hold_run(folder: Path) -> Iterator[None]:
+def hold_run(folder: Path, doing: str = "training") -> Iterator[None]:
     """Within it no other process can hold the folder; `ResourceError` with the process that does where one does."""
     path = folder / "lock"
     with disk_errors(path):
@@ -27,7 +27,7 @@ def hold_run(folder: Path) -> Iterator[None]:
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            raise ResourceError(_taken(folder, os.pread(fd, 32, 0))) from None
+            raise ResourceError(_taken(folder, doing, os.pread(fd, 32, 0))) from None
         except OSError as e:
             raise ResourceError(f"{path} cannot be locked ({e.strerror}); choose a folder on another disk") from None
         with disk_errors(path):
@@ -38,7 +38,7 @@ def hold_run(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _taken(folder: Path, raw: bytes) -> str:
+def _taken(folder: Path, doing: str, raw: bytes) -> str:
     pid = raw.decode("ascii", errors="replace").strip()
     who = f"process {pid}" if pid.isdecimal() else "another process"
-    return f"{who} is training in {folder}; let it end, stop it with Ctrl-C, or choose another folder with --out"
+    return f"{who} is {doing} in {folder}; let it end, stop it with Ctrl-C, or choose another folder with --out"
