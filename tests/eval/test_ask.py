@@ -19,7 +19,8 @@ def lm(make_model: Callable[..., Transformer], byte_tokenizer: Any) -> LanguageM
 
 
 class Recorder:
-    def __init__(self) -> None:
+    def __init__(self, lm: LanguageModel) -> None:
+        self.model = lm.model
         self.added: list[tuple[list[int], int, str]] = []
 
     def add(self, ids: Sequence[int], output: Output, domain: str, **place: Any) -> None:
@@ -115,7 +116,7 @@ def test_messages_without_a_chat_form_are_their_texts(lm: LanguageModel) -> None
 
 
 def test_the_recorder_gets_every_token_with_its_routing(lm: LanguageModel) -> None:
-    recorder = Recorder()
+    recorder = Recorder(lm)
     asks = (Choose("The cat", (" sat", " ran")), Generate("ab", max_tokens=4))
     _, asker = ask(lm, Item("a", asks, {}), recorder=recorder)
     assert all(len(ids) == n and domain == "t" for ids, n, domain in recorder.added)

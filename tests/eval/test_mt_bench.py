@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -146,9 +147,10 @@ def test_a_limit_takes_every_category_by_turns(lm: LanguageModel, data: Path) ->
 def test_routing_is_recorded_over_whole_conversations(lm: LanguageModel, data: Path) -> None:
     class Recorder:
         def __init__(self) -> None:
+            self.model = lm.model
             self.added: list[tuple[list[int], int, str]] = []
 
-        def add(self, ids: list[int], output: Output, domain: str, *, position: int) -> None:
+        def add(self, ids: list[int], output: Output, domain: str, **place: Any) -> None:
             self.added.append((list(ids), len(output.hidden_TD), domain))
 
     recorder = Recorder()

@@ -5,12 +5,13 @@ its answers are there, so that an interrupted run has lost little.
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from coterie.api import LanguageModel
-from coterie.engine.runner import Runner
+from coterie.engine.record import Window, read_windows
 from coterie.engine.score import Score, encode_pair
 from coterie.errors import ContextError, CoterieError
 from coterie.eval.scorer import Pair, Scorer, fit
@@ -134,17 +135,10 @@ class Asker:
             samples = [completion, *completion.others]
             self._n_generated += len(ids) + sum(len(sample.token_ids) for sample in samples)
             if self._recorder is not None:
-                for sample in samples:
-                    self._record([*ids, *sample.token_ids], domain)
+                # Read once more for its routing: a pass over what was written costs little beside writing it.
+                texts = [Window([*ids, *sample.token_ids], domain) for sample in samples]
+                deque(read_windows(self._recorder, texts), maxlen=0)
             p.take(place, [sample.text for sample in samples])
-
-    def _record(self, ids: list[int], domain: str) -> None:
-        """Read what was written once more, for its routing: a pass over it costs little beside writing it."""
-        runner = Runner(self._lm.model)
-        start = 0
-        for output in runner.feed_all(0, ids):
-            self._recorder.add(ids[start : start + len(output.hidden_TD)], output, domain, position=start)
-            start += len(output.hidden_TD)
 
     def _prompt(self, ask: Generate) -> list[int]:
         """The end of the prompt that leaves room for the answer."""

@@ -5,7 +5,7 @@ line, so an interrupted run goes on where it was, and a run without a judge can 
 folder of another model's run, the judge also compares the two, in both orders: battles.jsonl is for `--battles`.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coterie.engine.runner import Runner
+from coterie.engine.record import Window, read_windows
 from coterie.errors import DataError
 from coterie.eval.battles import Fought, fight, from_ratings, write_battles
 from coterie.eval.journal import Journal
@@ -66,7 +66,7 @@ class MtBench(Work):
                 max_tokens=settings.max_tokens,
                 seed=context.seed,
                 progress=partial(context.progress, "mt_bench: answering"),
-                seen=partial(_record, lm, context.recorder),
+                seen=partial(_record, context.recorder),
             )
             n_tokens = sum(sum(a.n_tokens) for a in answers.values())
             notes = _about_answers(lm, settings.max_tokens, list(answers.values()))
@@ -154,14 +154,10 @@ def _limited(conversations: list[Conversation], limit: int | None) -> list[Conve
     return [conversations[place] for place in sorted(place for _, place in sorted(ranked)[:limit])]
 
 
-def _record(lm: "LanguageModel", recorder: Any, ids: list[int]) -> None:
+def _record(recorder: Any, ids: list[int]) -> None:
     """Read a conversation once more for its routing, where that is recorded."""
-    if recorder is None or not ids:
-        return
-    start = 0
-    for output in Runner(lm.model).feed_all(0, ids):
-        recorder.add(ids[start : start + len(output.hidden_TD)], output, MtBench.name, position=start)
-        start += len(output.hidden_TD)
+    if recorder is not None and ids:
+        deque(read_windows(recorder, [Window(ids, MtBench.name)]), maxlen=0)
 
 
 def _names(ours: str, theirs: Mapping[str, Answers], folder: Path) -> tuple[str, str]:
