@@ -86,6 +86,12 @@ def test_a_guess_is_what_the_next_router_says_to_this_layers_input(make_model: M
     assert (plain.experts() == trace.experts()).all() and plain.guesses() is None
 
 
+def test_a_single_layer_has_nothing_to_guess(make_model: MakeModel, tmp_path: Path) -> None:
+    trace = record(Tiny(make_model(num_hidden_layers=1)), tmp_path / "t", [Window([1, 40, 50], "a")], guess=True)
+    guesses = trace.guesses()
+    assert guesses is not None and guesses.shape == (3, 1, 2) and (guesses == -1).all()
+
+
 def test_guessing_shares_every_weight_and_leaves_the_model_alone(make_model: MakeModel, tmp_path: Path) -> None:
     model = make_model()
     with Recorder(Tiny(model), tmp_path / "t", guess=True) as recorder:

@@ -122,8 +122,8 @@ class Recorder:
         """A pass over several texts: (ids, domain, position, continues) of each, in the order of the rows."""
         experts, weights = stack_routings(output.routings, len(output.hidden_TD))
         logits = self._logits(output) if self._writer.form.has_logits else None
-        guesses = self._take_guesses() if self._writer.form.has_guesses else None
         experts, weights = self._filled(experts, -1), self._filled(weights, 0)
+        guesses = self._take_guesses(experts) if self._writer.form.has_guesses else None
         start = 0
         for ids, domain, position, continues in parts:
             at = slice(start, start := start + len(ids))
@@ -138,14 +138,14 @@ class Recorder:
         routings = [r for r in output.routings if isinstance(r, Assignment)]
         return torch.stack([r.logits_TE for r in routings], 1).half().cpu()
 
-    def _take_guesses(self) -> Tensor:
+    def _take_guesses(self, experts_TLK: Tensor) -> Tensor:
+        """As the experts; nothing says anything to layer 0."""
         taken = [self._filled(ids.cpu(), -1) for ids in self._guesses]
         self._guesses.clear()
         n_layers = self._writer.form.n_layers
         if len(taken) != n_layers - 1:
             raise DataError("guesses come from passes of the recorder's own model only: run recorder.model")
-        first = torch.full_like(taken[0], -1) if taken else torch.empty(0)
-        return torch.stack([first, *taken], 1)
+        return torch.stack([torch.full_like(experts_TLK[:, 0], -1), *taken], 1)
 
     def _filled(self, t: Tensor, filler: int) -> Tensor:
         """As many slots as the trace has, by unused ones at the end."""
