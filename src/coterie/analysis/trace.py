@@ -4,7 +4,8 @@
     trace.experts(0, 1000)      # int16 [1000, L, K], best first, -1 an unused slot
 
 Opening reads the header and the end of the file; a block's checksum is tested when the block is first read, so damage
-is always found, and late. Only the last piece of each column stays in memory, whatever the size of the file.
+is always found, and late. In memory stay what was asked for of tokens, documents, positions and domains (14 bytes a
+token), and of each column by layer the last piece.
 Shapes: T tokens, L sparse layers, K slots, E experts, V vocabulary, N blocks.
 """
 
@@ -109,7 +110,7 @@ class Trace:
         found = np.empty((last - first, len(layers), self.top_k), dtype=np.float32)
         for n, at, part, T in self._walk(first, last):
             raw = self._column(n, "weights").reshape(self.n_layers, T, self.top_k)
-            step = np.float32(self._block(n).scale / 255)
+            step = np.float32(self.block(n).scale / 255)
             found[at] = raw[layers.start : layers.stop, part].transpose(1, 0, 2) * step
         return found if layer is None else found[:, 0]
 
@@ -137,16 +138,18 @@ class Trace:
         return np.concatenate([none, found], axis=1) if layer is None else found
 
     def block(self, n: int) -> Block:
-        """The n-th block, its checksum tested: for whoever copies a trace."""
-        return self._block(n)
+        """The n-th block's head and spans, its checksum tested."""
+        if n not in self._blocks:
+            self._blocks[n] = read_block(self._fd, self.path, self.form, self._end, n)
+        return self._blocks[n]
 
     @property
     def n_blocks(self) -> int:
         return len(self._end.tokens_N)
 
     def payload(self, n: int) -> bytes:
-        """The bytes of the n-th block."""
-        block = self._block(n)
+        """The bytes of the n-th block, for whoever copies it."""
+        block = self.block(n)
         return os.pread(self._fd, block.n_bytes, block.offset)
 
     def _ids(
@@ -161,7 +164,7 @@ class Trace:
             ids_LN = unpack_ids(packed, self.form.id_bits, *slots)
             if ids_LN.max(initial=0) >= self.n_experts or ids_LN.min(initial=0) < 0:
                 raise self._damaged("the id of an expert that the model does not have")
-            if unused in self._block(n).places:
+            if unused in self.block(n).places:
                 bitmap = self._column(n, unused).reshape(n_layers, -1)[layers.start : layers.stop]
                 ids_LN[unpack_bitmap(bitmap, *slots)] = -1
             found[at] = ids_LN.reshape(len(layers), -1, K).transpose(1, 0, 2)
@@ -186,16 +189,11 @@ class Trace:
                 yield n, slice(first - origin, stop - origin), slice(first - begin, stop - begin), end - begin
             first, n = stop, n + 1
 
-    def _block(self, n: int) -> Block:
-        if n not in self._blocks:
-            self._blocks[n] = read_block(self._fd, self.path, self.form, self._end, n)
-        return self._blocks[n]
-
     def _column(self, n: int, name: str) -> NDArray[np.uint8]:
         """The bytes of a column of a block; the last one of each column is kept."""
         if name in self._last and self._last[name][0] == n:
             return self._last[name][1]
-        offset, size = self._block(n).places[name]
+        offset, size = self.block(n).places[name]
         raw = os.pread(self._fd, size, offset)
         if len(raw) != size:
             raise self._damaged("fewer bytes than when it was opened")
@@ -206,7 +204,7 @@ class Trace:
         """One of (first row of the span, document, position of the first row, domain) for each token."""
         found_T = np.empty(len(self), dtype=np.int32)
         for n, at, _, T in self._walk(0, len(self)):
-            spans_S4 = self._block(n).spans_S4
+            spans_S4 = self.block(n).spans_S4
             lengths_S = np.diff(np.append(spans_S4[:, 0], T))
             values_S = spans_S4[:, field] + (self._first_N[n] if field == 0 else 0)
             found_T[at] = np.repeat(values_S, lengths_S)

@@ -21,6 +21,8 @@ from coterie.analysis.trace_form import (
     INDEX,
     MAGIC,
     MOST_BLOCK,
+    MOST_DOCUMENTS,
+    MOST_DOMAINS,
     MOST_HEADER,
     MOST_TAIL,
     PREFIX,
@@ -34,9 +36,6 @@ from coterie.checkpoint.json_text import parse_object
 from coterie.errors import DataError
 
 __all__ = ["Block", "TraceEnd", "read_block", "read_end"]
-
-_MOST_DOCUMENTS = 1 << 31
-_MOST_DOMAINS = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def _check_spans(spans_S4: NDArray[np.int64], n_tokens: int, end: TraceEnd, wher
     first, document, position, domain = spans_S4.T
     is_fine = first[0] == 0 and (np.diff(first) > 0).all() and first[-1] < n_tokens
     is_fine &= bool(document.max() < max(1, end.n_documents) and (np.diff(document) >= 0).all())
-    is_fine &= bool(position.max() < _MOST_DOCUMENTS - MOST_BLOCK and domain.max() < len(end.domains))
+    is_fine &= bool(position.max() < MOST_DOCUMENTS - MOST_BLOCK and domain.max() < len(end.domains))
     if not is_fine:
         raise DataError(f"{where} is damaged: the list of documents makes no sense; record it again")
 
@@ -150,9 +149,9 @@ def _read_tail(tail: bytes, raw_bytes: int, path: Path, form: Form) -> tuple[lis
     domains: Any = document.get("domains")
     pieces: Any = document.get("pieces")
     n_documents = document.get("n_documents")
-    if not _are_texts(domains) or len(domains) > _MOST_DOMAINS or len(set(domains)) != len(domains):
+    if not _are_texts(domains) or len(domains) > MOST_DOMAINS or len(set(domains)) != len(domains):
         raise _damaged(path, "its list of domains is none")
-    if type(n_documents) is not int or not 0 <= n_documents <= _MOST_DOCUMENTS:
+    if type(n_documents) is not int or not 0 <= n_documents <= MOST_DOCUMENTS:
         raise _damaged(path, "its number of documents is none")
     if pieces is not None and (not _are_texts(pieces) or len(pieces) > form.vocab_size):
         raise _damaged(path, "its vocabulary does not fit the model's")

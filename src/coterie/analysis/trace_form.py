@@ -15,9 +15,9 @@ from typing import Any
 from coterie.errors import DataError
 
 __all__ = [
-    "ALIGN", "BLOCK", "BLOCK_MAGIC", "FORMAT", "GUESS_UNUSED", "INDEX", "MAGIC", "MOST_BLOCK", "MOST_HEADER",
-    "MOST_TAIL", "PREFIX", "TRAILER", "TRAILER_MAGIC", "UNUSED", "VERSION", "Form", "block_tokens", "column_sizes",
-    "header_bytes", "parse_header",
+    "ALIGN", "BLOCK", "BLOCK_MAGIC", "FORMAT", "GUESS_UNUSED", "INDEX", "MAGIC", "MOST_BLOCK", "MOST_DOCUMENTS",
+    "MOST_DOMAINS", "MOST_HEADER", "MOST_TAIL", "PREFIX", "TRAILER", "TRAILER_MAGIC", "UNUSED", "VERSION", "Form",
+    "block_tokens", "column_sizes", "header_bytes", "parse_header",
 ]  # fmt: skip
 
 FORMAT, VERSION = "coterie-trace", 1
@@ -28,6 +28,7 @@ INDEX = struct.Struct("<QQ")  # where a block begins, its tokens
 TRAILER = struct.Struct("<QQQQQQII8s")  # tail: at, bytes, raw bytes; index: at; blocks; tokens; checksum; own; magic
 ALIGN = 8  # columns begin at multiples of it, blocks at multiples of 64
 MOST_HEADER, MOST_TAIL, MOST_BLOCK = 1 << 20, 1 << 26, 1 << 20  # bytes, bytes, tokens
+MOST_DOCUMENTS, MOST_DOMAINS = 1 << 31, 1 << 15
 UNUSED, GUESS_UNUSED = 1, 2  # flags: a block has a bitmap of unused slots, of experts or of guesses
 _TARGET = 16 << 20  # bytes of a block that a writer aims at
 _LARGEST = {"n_experts": 1 << 12, "top_k": 1 << 12, "n_layers": 1 << 10, "vocab_size": 1 << 22}

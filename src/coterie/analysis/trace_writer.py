@@ -1,6 +1,6 @@
 """Write a trace: arrays come in as they are recorded, whole blocks go out, the end of the file says what is in it.
 
-The file has a temporary name until it is whole: whatever goes wrong on the way leaves nothing behind.
+The file appears when it is whole: whatever goes wrong on the way leaves nothing behind (`checkpoint/atomic.py`).
 Shapes: T tokens, L sparse layers, K slots, E experts, V vocabulary.
 """
 
@@ -24,6 +24,8 @@ from coterie.analysis.trace_form import (
     BLOCK_MAGIC,
     GUESS_UNUSED,
     INDEX,
+    MOST_DOCUMENTS,
+    MOST_DOMAINS,
     TRAILER,
     TRAILER_MAGIC,
     UNUSED,
@@ -36,7 +38,6 @@ from coterie.errors import DataError
 
 __all__ = ["Rows", "TraceWriter", "make_trace"]
 
-_MOST_DOMAINS, _LAST_DOCUMENT = 1 << 15, 1 << 31
 _Any = NDArray[Any]
 
 
@@ -111,14 +112,14 @@ class TraceWriter:
     def number_of(self, domain: str) -> int:
         """The number of a domain, a new one for a name that is new."""
         number = self._end.domains.setdefault(domain, len(self._end.domains))
-        if number >= _MOST_DOMAINS:
-            raise DataError(f"{self.path}: more than {_MOST_DOMAINS} domains; give texts fewer labels")
+        if number >= MOST_DOMAINS:
+            raise DataError(f"{self.path}: more than {MOST_DOMAINS} domains; give texts fewer labels")
         return number
 
     def count_documents(self, n: int) -> None:
         """There are at least so many."""
-        if n > _LAST_DOCUMENT:
-            raise DataError(f"{self.path}: more than {_LAST_DOCUMENT} documents; record fewer")
+        if n > MOST_DOCUMENTS:
+            raise DataError(f"{self.path}: more than {MOST_DOCUMENTS} documents; record fewer")
         self._end.n_documents = max(self._end.n_documents, n)
 
     def _check(self, rows: Rows) -> None:
@@ -212,7 +213,7 @@ def make_trace(
     path: Path, *, experts_TLK: Any, weights_TLK: Any, token_ids: Any, n_experts: int, documents: Any = None,
     positions: Any = None, domains: Sequence[str] | None = None, domain_of_T: Any = None, guesses_TLK: Any = None,
     logits_TLE: Any = None, pieces: Sequence[str] | None = None, vocab_size: int | None = None,
-    model: str = "planted", fingerprint: str = "0" * 64, **header: Any,
+    model: str = "planted", fingerprint: str = "0" * 32, **header: Any,
 ) -> Path:  # fmt: skip
     """Write arrays as a trace: for planted data, and for routing that was recorded elsewhere.
 

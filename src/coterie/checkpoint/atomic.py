@@ -1,7 +1,8 @@
 """Files and folders that exist whole or not at all: written under a temporary name, forced to disk, renamed.
 
 Any exception on the way, Ctrl-C and a full disk included, removes what was written. Disk trouble becomes a
-`ResourceError`. On Linux a file has no name at all until it is whole, so that even a killed process leaves none.
+`ResourceError`. Where the disk can (Linux, most file systems), a file has no name at all until it is whole, so that
+even a killed process leaves none; of a folder it leaves one called `.partial-`.
 """
 
 import errno
