@@ -6,12 +6,12 @@ costs is another matter: this says how many there are.
 """
 
 import math
-from collections.abc import Callable
 
 from coterie.analysis.hit_rates import HitRates, cache_sizes, measure_hits
 from coterie.analysis.prefetch import measure_recalls, prefetch_section
-from coterie.analysis.replay import POLICIES
+from coterie.analysis.replay import LAYER_POLICIES, POLICIES
 from coterie.analysis.reuse import reuse_sections
+from coterie.analysis.scan import Progress
 from coterie.analysis.section import Cell, Plot, Section
 from coterie.analysis.stretches import take_sample
 from coterie.analysis.trace import Trace
@@ -22,7 +22,6 @@ SAMPLE = 100_000  # tokens
 _WORK, _LEAST = 5e8, (4096, 2048)  # comparisons of keys, but never fewer tokens: a cache per layer, a shared one
 _NAMES = {"lru": "LRU", "lfu": "LFU", "least-stale": "least stale", "optimal": "optimal (Belady)"}
 _WANTED = 0.9  # the hit rate that the answer is about
-Progress = Callable[[int, int], None]
 
 
 def sections(trace: Trace, *, sample: int | None = None, progress: Progress | None = None) -> list[Section]:
@@ -45,8 +44,8 @@ def _affordable(trace: Trace, *, is_shared: bool) -> int:
     """Tokens: a turn compares keys for each policy, size and expert asked for; of a shared cache by layer first."""
     L, E, K = trace.n_layers, trace.n_experts, trace.top_k
     sizes = len(cache_sizes(E, K)) + 1
-    rows, policies = (2 * L + 4 * E, len(POLICIES)) if is_shared else (E + 1, 3)
-    return min(SAMPLE, max(int(_WORK / (L * rows * policies * sizes * K)), _LEAST[is_shared]))
+    rows, policies = (2 * L + 4 * E, POLICIES) if is_shared else (E + 1, LAYER_POLICIES)
+    return min(SAMPLE, max(int(_WORK / (L * rows * len(policies) * sizes * K)), _LEAST[is_shared]))
 
 
 def _memory(trace: Trace, by_layer: HitRates, shared: HitRates) -> Section:

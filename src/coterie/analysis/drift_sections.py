@@ -27,7 +27,7 @@ _COLUMNS = (
 def compare_traces(traces: Sequence[Trace], names: Sequence[str], progress: Progress | None = None) -> list[Section]:
     """Findings on two or more traces of one text, oldest first; `DataError` where they cannot be compared."""
     if len(traces) < 2:
-        raise DataError("a comparison needs two traces or more of the same text")
+        raise DataError("a comparison needs two traces or more of the same text: coterie trace compare A B")
     if len(traces[0]) == 0:
         raise DataError(f"{names[0]} holds no tokens, so there is nothing to compare")
     check_comparable(traces, names)

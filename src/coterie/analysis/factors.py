@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from coterie.analysis.blocks import Blocks
 from coterie.analysis.figures import percent
+from coterie.analysis.positions import N_PLACES, place_of
 from coterie.analysis.scan import Chunk, count
 from coterie.analysis.section import Cell, Plot, Section
 from coterie.analysis.token_kinds import KINDS
@@ -42,7 +43,7 @@ class FactorsReader:
         self.trace, E, M = trace, trace.n_experts, len(trace.domains)
         self.kind_V = kind_of_V(trace)
         self.place_V = counted_tokens(trace, max(_CELLS // max(trace.n_layers * E * 2, 1), 1))
-        sizes = {"nothing": 1, "domain": M, "position": 32, "previous": E + 1, "below": E + 1}
+        sizes = {"nothing": 1, "domain": M, "position": N_PLACES, "previous": E + 1, "below": E + 1}
         if self.kind_V is not None:
             sizes |= {"kind": len(KINDS), "kind_domain": len(KINDS) * M}
         sizes["token"] = int(self.place_V.max(initial=-1)) + 2
@@ -67,7 +68,7 @@ class FactorsReader:
         if name == "domain":
             return chunk.domain_T
         if name == "position":
-            return np.minimum(np.frexp(chunk.positions_T.astype(np.float64))[1].astype(np.int64), 31)
+            return place_of(chunk.positions_T)
         if name == "token":
             return self.place_V[chunk.tokens_T] + 1
         if name == "previous":

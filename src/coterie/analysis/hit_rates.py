@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie.analysis.intervals import ratio_interval
-from coterie.analysis.replay import POLICIES, Turns, replay, turns_by_layer, turns_of_all
+from coterie.analysis.replay import LAYER_POLICIES, POLICIES, Turns, replay, turns_by_layer, turns_of_all
 from coterie.analysis.stretches import Sample
 from coterie.analysis.trace import Trace
 
@@ -62,7 +62,7 @@ def measure_hits(
     if is_shared:
         totals = sorted({max(K, L * K // 2), *totals})
     if not sizes:
-        return _no_rates(POLICIES if is_shared else ("lru", "lfu", "optimal"), G, sample.n_tokens)
+        return _no_rates(POLICIES if is_shared else LAYER_POLICIES, G, sample.n_tokens)
     turns = turns_of_all(sample) if is_shared else turns_by_layer(sample)
     hits_SNPM, asked_SN = _by_token(turns, replay(turns, totals if is_shared else sizes, progress), sample)
     hits_NPM, asked_N = hits_SNPM.sum(0), asked_SN.sum(0)

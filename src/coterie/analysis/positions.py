@@ -16,21 +16,21 @@ from coterie.analysis.scan import Chunk, count
 from coterie.analysis.section import Cell, Plot, Section
 from coterie.analysis.trace import Trace
 
-__all__ = ["PositionsReader", "place_name", "place_of"]
+__all__ = ["N_PLACES", "PositionsReader", "place_name", "place_of"]
 
-_PLACES, _FEW = 24, 32
+N_PLACES, _FEW = 24, 32
 
 
 def place_of(positions_T: NDArray[np.int64]) -> NDArray[np.int64]:
     """0 for 0, 1 for 1, 2 for 2-3, 3 for 4-7; 23 for all beyond."""
-    return np.minimum(np.frexp(positions_T.astype(np.float64))[1].astype(np.int64), _PLACES - 1)
+    return np.minimum(np.frexp(positions_T.astype(np.float64))[1].astype(np.int64), N_PLACES - 1)
 
 
 def place_name(place: int) -> str:
     """`4-7` for 3."""
     if place < 2:
         return str(place)
-    return f"{1 << place - 1}-{(1 << place) - 1}" if place < _PLACES - 1 else f"{1 << place - 1} and beyond"
+    return f"{1 << place - 1}-{(1 << place) - 1}" if place < N_PLACES - 1 else f"{1 << place - 1} and beyond"
 
 
 class PositionsReader:
@@ -38,20 +38,20 @@ class PositionsReader:
 
     def __init__(self, trace: Trace, blocks: Blocks) -> None:
         self.trace = trace
-        self.counts_LRE = np.zeros((trace.n_layers, 2 * _PLACES, trace.n_experts), dtype=np.int64)
-        self.tokens_P = np.zeros(_PLACES, dtype=np.int64)
+        self.counts_LRE = np.zeros((trace.n_layers, 2 * N_PLACES, trace.n_experts), dtype=np.int64)
+        self.tokens_P = np.zeros(N_PLACES, dtype=np.int64)
 
     def add(self, chunk: Chunk) -> None:
         place_T = place_of(chunk.positions_T)
-        self.tokens_P += np.bincount(place_T, minlength=_PLACES)
+        self.tokens_P += np.bincount(place_T, minlength=N_PLACES)
         for ids_LT in chunk.ids_KLT:
-            self.counts_LRE += count(place_T * 2 + chunk.half_T, ids_LT, 2 * _PLACES, self.trace.n_experts)
+            self.counts_LRE += count(place_T * 2 + chunk.half_T, ids_LT, 2 * N_PLACES, self.trace.n_experts)
 
     def sections(self) -> list[Section]:
-        places = [p for p in range(_PLACES) if self.tokens_P[p] >= _FEW]
+        places = [p for p in range(N_PLACES) if self.tokens_P[p] >= _FEW]
         if not places:
             return []
-        halves = self.counts_LRE.reshape(self.trace.n_layers, _PLACES, 2, -1)
+        halves = self.counts_LRE.reshape(self.trace.n_layers, N_PLACES, 2, -1)
         found_LP, chance_LP = distance(_shares(halves.sum(2)), _shares(halves.sum((1, 2)))[:, None]), _by_chance(halves)
         found, chance = found_LP.mean(0), chance_LP.mean(0)
         rows = tuple(self._row(p, halves[:, p].sum(1), found_LP[:, p], chance[p]) for p in places)

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 
 from coterie.analysis.stretches import Sample
 
-__all__ = ["POLICIES", "Turns", "replay", "turns_by_layer", "turns_of_all"]
+__all__ = ["LAYER_POLICIES", "POLICIES", "Turns", "replay", "turns_by_layer", "turns_of_all"]
 
 POLICIES = ("lru", "lfu", "least-stale", "optimal")
+LAYER_POLICIES = ("lru", "lfu", "optimal")  # of a cache of one layer
 _OUT, _NONE = np.int32(2**31 - 1), np.int32(-(2**31))  # the key of what is not in memory; one that nothing has
 Ints = NDArray[np.int32]
 
@@ -49,7 +50,7 @@ class Turns:
     policies: tuple[str, ...]
 
 
-def turns_by_layer(sample: Sample, policies: Sequence[str] = ("lru", "lfu", "optimal")) -> Turns:
+def turns_by_layer(sample: Sample, policies: Sequence[str] = LAYER_POLICIES) -> Turns:
     """A cache for each layer: C is N * L, a token is a turn."""
     S, N, L, K = sample.experts_SNLK.shape
     asked = np.empty((S, K, N, L), dtype=np.int32)

@@ -32,7 +32,7 @@ def all_sections(trace: Trace, progress: Progress | None = None) -> list[Section
     `progress` is called with tokens done and in all. `DataError` where the trace has no tokens.
     """
     if len(trace) == 0:
-        raise DataError(f"the trace of {trace.model} holds no tokens; record some text with `coterie trace record`")
+        raise DataError("the trace has no tokens, so there is nothing to report; record one of a text that has some")
     cells = trace.n_layers * trace.n_experts * n_choices(trace)
     blocks = blocks_of(trace, most=int(np.clip(_COUNTS // max(cells, 1), 100, 2000)))
     readers: list[Reader] = [make(trace, blocks) for make in READERS]

@@ -31,10 +31,7 @@ def command(traces: tuple[Path, ...], plot: Path | None, as_json: bool) -> None:
     """
     from coterie.analysis.drift_sections import compare_traces
     from coterie.analysis.trace import open_trace
-    from coterie.errors import DataError
 
-    if len(traces) < 2:
-        raise DataError("a comparison needs two traces or more: coterie trace compare A B")
     if plot is not None:
         _check_plot(plot)
     names = _names(traces)

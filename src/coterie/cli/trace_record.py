@@ -6,7 +6,7 @@ A text is read in windows that each start with BOS and an empty cache; the trace
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +109,7 @@ class _Job:
             left = self.most
             for window in self._windows_of(path, before, seen):
                 if left is not None:
-                    window = type(window)(window.ids[:left], window.domain, window.continues)
+                    window = replace(window, ids=window.ids[:left])
                     left -= len(window.ids)
                 self.counts[window.domain] = self.counts.get(window.domain, 0) + len(window.ids)
                 yield window

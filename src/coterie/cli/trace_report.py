@@ -3,7 +3,7 @@
 import json
 import shutil
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,6 @@ _EXAMPLES = """\b
 Examples:
   coterie trace report run.trace -o report
   coterie trace report run.trace --json | jq '.sections[].sentence'"""
-Progress = Callable[[int, int], None]
 
 
 @click.command("report", epilog=_EXAMPLES)
@@ -67,10 +66,7 @@ def find(trace: "Trace", sample: int | None = None) -> "list[Section]":
     """All findings. Raises `DataError` for a trace without tokens."""
     from coterie.analysis.caching import sections
     from coterie.analysis.statistics import all_sections
-    from coterie.errors import DataError
 
-    if len(trace) == 0:
-        raise DataError("the trace has no tokens, so there is nothing to report; record one of a text that has some")
     with progress("statistics", unit="tokens") as report:
         found = all_sections(trace, report)
     with progress("caches", unit="steps") as report:
