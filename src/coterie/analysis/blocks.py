@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from coterie.analysis.trace import Trace
 
-__all__ = ["Blocks", "blocks_of", "starts_of_text"]
+__all__ = ["Blocks", "blocks_of", "starts_of_segments", "starts_of_text"]
 
 _MOST, _LEAST, _PIECES, _SHORTEST = 2000, 8, 32, 32  # blocks of all domains; of a domain; when cut; tokens of a piece
 
@@ -46,11 +46,14 @@ def starts_of_text(trace: Trace) -> NDArray[np.bool_]:
     return starts_T
 
 
+def starts_of_segments(trace: Trace) -> NDArray[np.int64]:
+    """Where each run of one document in one domain begins [N]."""
+    return np.flatnonzero(np.append(True, _changes(trace))[: len(trace)])
+
+
 def blocks_of(trace: Trace, *, most: int = _MOST) -> Blocks:
     """At most about `most` blocks in all; at least 8 of each domain, where it has 32 tokens for each."""
-    first_T = np.ones(len(trace), dtype=bool)
-    first_T[1:] = _changes(trace)
-    start_N = np.flatnonzero(first_T)
+    start_N = starts_of_segments(trace)
     length_N = np.diff(np.append(start_N, len(trace)))
     domain_N = np.asarray(trace.domain_of_T)[start_N].astype(np.int64)
     of_T = np.empty(len(trace), dtype=np.int32)

@@ -58,8 +58,7 @@ class ConfidenceReader:
     def _of_weights(self, chunk: Chunk) -> dict[str, NDArray[Any]]:
         if self.trace.top_k < 2:
             return {}
-        weights_KLT = np.where(chunk.ids_KLT >= 0, np.maximum(chunk.weights_KLT, 0), 0)
-        weights_KLT /= np.maximum(weights_KLT.sum(0), 1e-9)
+        weights_KLT = chunk.weights_KLT
         for layer, first_T in enumerate(weights_KLT[0]):
             part_T = np.clip((first_T * _PARTS).astype(np.int64), 0, _PARTS - 1)
             self.histogram_LH[layer] += np.bincount(part_T[chunk.ids_KLT[0, layer] >= 0], minlength=_PARTS)

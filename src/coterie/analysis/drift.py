@@ -105,7 +105,6 @@ class _Counter:
 
     def add(self, a: Chunk, b: Chunk) -> None:
         E, B = self.trace.n_experts, len(self.blocks)
-        weights_a, weights_b = _made_one(a), _made_one(b)
         for layer in range(self.trace.n_layers):
             ids_a_KT, ids_b_KT = a.ids_KLT[:, layer], b.ids_KLT[:, layer]
             is_used_T = (ids_a_KT[0] >= 0) & (ids_b_KT[0] >= 0)
@@ -114,7 +113,7 @@ class _Counter:
                 for j, ids_b_T in enumerate(ids_b_KT):
                     is_same_T = (ids_a_T == ids_b_T) & (ids_a_T >= 0)
                     common_T += is_same_T
-                    kept_T += np.where(is_same_T, np.minimum(weights_a[k, layer], weights_b[j, layer]), 0)
+                    kept_T += np.where(is_same_T, np.minimum(a.weights_KLT[k, layer], b.weights_KLT[j, layer]), 0)
             slots_T = np.maximum((ids_a_KT >= 0).sum(0), (ids_b_KT >= 0).sum(0))
             same_T = is_used_T & (ids_a_KT[0] == ids_b_KT[0])
             for total_LB, values_T in (
@@ -151,8 +150,3 @@ class _Counter:
     def _of(self, counts_LB: NDArray[np.int64], totals_LB: NDArray[np.int64], domain: int | None = None) -> Shares:
         mine = self.blocks.of_domain(domain)
         return ratio_interval(counts_LB[:, mine].T, totals_LB[:, mine].T, self.blocks.domain_B[mine])
-
-
-def _made_one(chunk: Chunk) -> NDArray[np.float64]:
-    weights_KLT = np.where(chunk.ids_KLT >= 0, np.maximum(chunk.weights_KLT, 0), 0).astype(np.float64)
-    return np.asarray(weights_KLT / np.maximum(weights_KLT.sum(0), 1e-9))

@@ -44,7 +44,10 @@ class Chunk:
 
     @cached_property
     def weights_KLT(self) -> NDArray[np.float32]:
-        return np.ascontiguousarray(self.trace.weights(self.start, self.stop).transpose(2, 1, 0))
+        """Made to add up to 1; 0 for unused slots."""
+        weights_KLT = np.ascontiguousarray(self.trace.weights(self.start, self.stop).transpose(2, 1, 0))
+        weights_KLT[self.ids_KLT < 0] = 0
+        return np.asarray(weights_KLT / np.maximum(weights_KLT.sum(0), 1e-9))
 
     @cached_property
     def tokens_T(self) -> NDArray[np.int64]:

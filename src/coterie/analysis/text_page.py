@@ -73,11 +73,12 @@ def passages(trace: "Trace", layer: int, n_tokens: int) -> list[tuple[str, list[
     """(domain, tokens) of the longest among the first texts of each domain, from its beginning."""
     import numpy as np
 
+    from coterie.analysis.blocks import starts_of_segments
+
     if trace.pieces is None:
         return []
     found = []
-    changes = np.diff(trace.documents).astype(bool) | np.diff(trace.domain_of_T).astype(bool)
-    starts_N = np.flatnonzero(np.append(True, changes)[: len(trace)])
+    starts_N = starts_of_segments(trace)
     stops_N = np.append(starts_N[1:], len(trace))
     for number, name in enumerate(trace.domains):
         mine = np.flatnonzero(trace.domain_of_T[starts_N] == number)[:50]
