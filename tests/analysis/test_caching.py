@@ -63,3 +63,11 @@ def test_odd_traces_have_findings(experts: Any, plant: Callable[..., Any]) -> No
     assert [section.key for section in found] == KEYS
     assert all("nan" not in section.sentence for section in found)
     json.dumps([section.as_json() for section in found], allow_nan=False)
+
+
+def test_slots_that_no_token_uses_make_no_difference(plant: Callable[..., Any], uniform: Callable[..., Any]) -> None:
+    """As where experts choose their tokens: as many slots as experts, of which a token has some."""
+    experts = uniform(3000)
+    idle = np.concatenate([experts, np.full((3000, 2, 6), -1)], axis=2)
+    for section, wanted in zip(sections(plant(idle)), sections(plant(experts), sample=3000), strict=True):
+        assert (section.sentence, section.facts) == (wanted.sentence, wanted.facts)

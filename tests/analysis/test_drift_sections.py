@@ -67,3 +67,5 @@ def test_too_few(steps: list[Any], plant: Make) -> None:
         compare_traces(steps[:1], ["a"])
     with pytest.raises(DataError, match="no tokens"):
         compare_traces([plant(np.zeros((0, 1, 1)))] * 2, ["a", "b"])
+    with pytest.raises(DataError, match="read by an expert in both a and b"):
+        compare_traces([plant(np.zeros((5, 1, 1))), plant(np.full((5, 1, 1), -1))], ["a", "b"])

@@ -45,6 +45,15 @@ def test_unused_slots_everywhere(plant: Make) -> None:
         json.dumps(section.as_json(), allow_nan=False)
 
 
+def test_chance_counts_the_slots_in_use(plant: Make, uniform: Make) -> None:
+    """As where experts choose their tokens: as many slots as experts, of which a token has two."""
+    experts = uniform(2000)
+    idle = plant(np.concatenate([experts, np.full((2000, 2, 6), -1)], axis=2))
+    found, wanted = ({s.key: s.as_json()["facts"] for s in all_sections(t)} for t in (idle, plant(experts)))
+    assert found["repeats"] == wanted["repeats"] and found["repeats"]["random"]["either"] == 13 / 28
+    assert found["coactivation"] == wanted["coactivation"] and found["tokens"] == wanted["tokens"]
+
+
 def test_many_domains_of_one_document_each(plant: Make, uniform: Make) -> None:
     documents = np.arange(3000) // 50
     trace = plant(uniform(3000), documents=documents, domains=[f"d{i}" for i in range(60)], domain_of_T=documents)

@@ -13,7 +13,7 @@ from coterie.analysis.replay import LAYER_POLICIES, POLICIES
 from coterie.analysis.reuse import reuse_sections
 from coterie.analysis.scan import Progress
 from coterie.analysis.section import Cell, Plot, Section
-from coterie.analysis.stretches import take_sample
+from coterie.analysis.stretches import take_sample, without_idle_slots
 from coterie.analysis.trace import Trace
 
 __all__ = ["SAMPLE", "sections"]
@@ -33,6 +33,7 @@ def sections(trace: Trace, *, sample: int | None = None, progress: Progress | No
     near = take_sample(trace, sample or _affordable(trace, is_shared=False))
     longest = min(2048, math.isqrt(2**31 // (trace.n_layers * trace.top_k)) - 300)  # so that keys have 32 bits
     far = take_sample(trace, sample or _affordable(trace, is_shared=True), lead=256, longest=longest)
+    near, far = without_idle_slots([near, far])
     by_layer = measure_hits(trace, near, is_shared=False, progress=_part(report, 0))
     shared = measure_hits(trace, far, is_shared=True, progress=_part(report, 1))
     recalls = measure_recalls(trace, sample or SAMPLE, _part(report, 2))
@@ -88,7 +89,7 @@ def _rows(by_layer: HitRates, shared: HitRates, everything: int) -> tuple[tuple[
 def _answer(trace: Trace, by_layer: HitRates, shared: HitRates, half: int) -> str:
     everything = trace.n_layers * trace.n_experts
     if not by_layer.sizes:
-        return f"Every token needs all {trace.n_experts} experts of a layer: all {everything} must stay in memory."
+        return f"A token needs all {trace.n_experts} experts of a layer at once: all {everything} must stay in memory."
     found, best = by_layer.at("lru", half), by_layer.at("optimal", half)
     if found is None or math.isnan(found):
         return "No token used an expert, so that none must stay in memory."

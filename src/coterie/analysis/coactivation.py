@@ -1,8 +1,9 @@
 """Which experts read together: N_ij / N_i, of the tokens that expert i reads the share that j reads too (OLMoE, 5.3).
 
-With uniform choices it is (K - 1) / (E - 1) for all pairs. Unequal shares alone already make some pairs common, so each
-pair is also compared with N_i · N_j · c, the products of how often each is chosen, scaled to the number of pairs; the
-ratio of the two is the lift. Shapes: T tokens of a chunk, L layers, K slots, E experts.
+With uniform choices it is (K - 1) / (E - 1) for all pairs; where slots are unused, K is the mean in use, rounded.
+Unequal shares alone already make some pairs common, so each pair is also compared with N_i · N_j · c, the products of
+how often each is chosen, scaled to the number of pairs; the ratio of the two is the lift.
+Shapes: T tokens of a chunk, L layers, K slots, E experts.
 """
 
 import numpy as np
@@ -26,11 +27,13 @@ class CoactivationReader:
         self.trace, E, K = trace, trace.n_experts, trace.top_k
         self.pairs_LEE = np.zeros((trace.n_layers, E, E), dtype=np.int64)
         self.counts_LE = np.zeros((trace.n_layers, E), dtype=np.int64)
+        self._n_places = 0  # tokens that were counted, in each layer
         self._every = 1 + len(trace) * trace.n_layers * K * (K - 1) // 2 // _PAIRS
 
     def add(self, chunk: Chunk) -> None:
         E = self.trace.n_experts
         ids_KLT = chunk.ids_KLT[..., -chunk.start % self._every :: self._every].astype(np.int64)
+        self._n_places += ids_KLT[0].size
         for k, ids_LT in enumerate(ids_KLT):
             for layer, ids_T in enumerate(ids_LT):
                 self.counts_LE[layer] += np.bincount(ids_T + 1, minlength=E + 1)[1:]
@@ -45,7 +48,8 @@ class CoactivationReader:
             return []
         together_LEE = self.pairs_LEE / np.maximum(self.counts_LE, 1)[..., None]
         lift_LEE = _lift(self.pairs_LEE, self.counts_LE)
-        chance = (trace.top_k - 1) / (E - 1)
+        mean_used = round(int(self.counts_LE.sum()) / max(self._n_places, 1))
+        chance = max(mean_used - 1, 0) / (E - 1)
         rows = tuple(_row(layer, together_LEE[layer], lift_LEE[layer]) for layer in range(trace.n_layers))
         names = [str(e) for e in range(E)]
         plots = tuple(

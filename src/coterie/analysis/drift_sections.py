@@ -35,6 +35,9 @@ def compare_traces(traces: Sequence[Trace], names: Sequence[str], progress: Prog
     steps = [(i, i + 1) for i in range(last)]
     pairs = list(dict.fromkeys(steps + [(i, last) for i in range(last)]))
     found = measure_drift(traces, pairs, progress)
+    for (a, b), d in found.items():
+        if not np.isfinite(d.first.value).any():
+            raise DataError(f"no token was read by an expert in both {names[a]} and {names[b]}: nothing to compare")
     sections = [_drift({pair: found[pair] for pair in steps}, names, traces[0])]
     if len(traces[0].domains) > 1:
         sections.append(_by_domain({pair: found[pair] for pair in steps}, names, traces[0]))

@@ -30,9 +30,13 @@ Ids = NDArray[np.int16]
 
 
 class Recalls:
-    """`hits` and `asked` by way of guessing, each [L, G]; a way that guesses nothing for a token is not asked."""
+    """`hits` and `asked` by way of guessing, each [L, G]; a way that guesses nothing for a token is not asked.
 
-    def __init__(self, n_layers: int, n_groups: int, ways: Sequence[str]) -> None:
+    `n_guesses`: of the most frequent, and at random.
+    """
+
+    def __init__(self, n_layers: int, n_groups: int, ways: Sequence[str], n_guesses: int) -> None:
+        self.n_guesses = n_guesses
         self.hits: dict[str, Floats] = {way: np.zeros((n_layers, n_groups)) for way in ways}
         self.asked: dict[str, Floats] = {way: np.zeros((n_layers, n_groups)) for way in ways}
 
@@ -55,8 +59,9 @@ def measure_recalls(trace: Trace, n_tokens: int, progress: Callable[[int, int], 
     """On `n_tokens` in pieces spread evenly over the trace. The token before does not reach over a document's start."""
     pieces = _pieces(len(trace), n_tokens)
     has_guesses = trace.guesses(0, 1) is not None
-    recalls = Recalls(trace.n_layers, len(trace.domains), [way for way in _NAMES if way != "guess" or has_guesses])
     frequent = _most_frequent(trace, pieces)
+    ways = [way for way in _NAMES if way != "guess" or has_guesses]
+    recalls = Recalls(trace.n_layers, len(trace.domains), ways, frequent.shape[1])
     domain_T, documents_T = np.asarray(trace.domain_of_T), np.asarray(trace.documents)
     for n, (start, stop) in enumerate(pieces):
         real, before = _with_the_one_before(trace, documents_T, start, stop)
@@ -64,9 +69,8 @@ def measure_recalls(trace: Trace, n_tokens: int, progress: Callable[[int, int], 
         guesses = trace.guesses(start, stop)
         for layer in range(trace.n_layers):
             recalls.add("previous", layer, real[:, layer], before[:, layer], group)
-            recalls.add(
-                "frequent", layer, real[:, layer], np.broadcast_to(frequent[layer], real[:, layer].shape), group
-            )
+            same = np.broadcast_to(frequent[layer], (stop - start, frequent.shape[1]))
+            recalls.add("frequent", layer, real[:, layer], same, group)
             if guesses is not None:
                 recalls.add("guess", layer, real[:, layer], guesses[:, layer], group)
         if progress:
@@ -93,19 +97,24 @@ def _pieces(n_all: int, n_tokens: int) -> list[tuple[int, int]]:
 
 
 def _most_frequent(trace: Trace, pieces: Sequence[tuple[int, int]]) -> Ids:
-    """[L, K], of the same pieces that it is tried on: with thousands of tokens a choice of so few flatters nobody."""
+    """[L, K], of the same pieces that it is tried on: with thousands of tokens a choice of so few flatters nobody.
+
+    K is what a token uses on average, rounded up: fewer than there are slots where some are unused.
+    """
     counts = np.zeros((trace.n_layers, trace.n_experts), dtype=np.int64)
     for start, stop in pieces:
         real = trace.experts(start, stop)
         for layer in range(trace.n_layers):
             ids = real[:, layer].ravel()
             counts[layer] += np.bincount(ids[ids >= 0], minlength=trace.n_experts)
-    return np.argsort(-counts, axis=1, kind="stable")[:, : trace.top_k].astype(np.int16)
+    n_places = trace.n_layers * sum(stop - start for start, stop in pieces)
+    n_guesses = max(-(-int(counts.sum()) // n_places), 1)
+    return np.argsort(-counts, axis=1, kind="stable")[:, :n_guesses].astype(np.int16)
 
 
 def prefetch_section(trace: Trace, recalls: Recalls) -> Section:
     """By layer and by domain, beside what chance gives."""
-    chance = trace.top_k / trace.n_experts
+    chance = recalls.n_guesses / trace.n_experts
     ways = list(recalls.hits)
     rows = [(f"layer {n}", *(recalls.of(way, layer=n) for way in ways), chance) for n in range(trace.n_layers)]
     rows += [(name, *(recalls.of(way, group=g) for way in ways), chance) for g, name in enumerate(trace.domains)]

@@ -33,7 +33,7 @@ def random_repeats(n_experts: int, top_k: int) -> tuple[float, float]:
 
     8 experts, 2 of them: 1/8 and 1 - (6·5)/(8·7) = 0.4643.
     """
-    return 1 / n_experts, 1 - comb(n_experts - top_k, top_k) / comb(n_experts, top_k)
+    return 1 / n_experts, _common_of_random(n_experts, top_k, top_k)
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,13 @@ class RepeatsReader:
         sizes = np.bincount(np.asarray(trace.domain_of_T), minlength=len(trace.domains))
         self._every = np.maximum(sizes * len(trace.domains) // _SAMPLE, 1)
         self._seen = np.zeros(len(trace.domains), dtype=np.int64)
+        self._used = np.zeros(trace.top_k + 1, dtype=np.int64)  # places by how many slots are in use
 
     def add(self, chunk: Chunk) -> None:
         first_LT = chunk.ids_KLT[0]
         mask_WLT = _masks(self._words, chunk.ids_KLT)
         self.first_LBE += count(chunk.block_T, first_LT, len(self.blocks), self.trace.n_experts)
+        self._used += np.bincount((chunk.ids_KLT >= 0).sum(0).ravel(), minlength=len(self._used))
         self._keep(chunk, mask_WLT)
         before_first, before_mask = self._last or (first_LT[:, :1], mask_WLT[..., :1])
         left_first_LT = np.concatenate([before_first, first_LT[:, :-1]], axis=1)
@@ -107,12 +109,18 @@ class RepeatsReader:
         either_L = _common_by_chance(self._kept[domain], self.trace.n_layers)
         return np.square(share_LE).sum(-1), either_L, self.pairs_LB[:, mine].sum(1)
 
+    def _random(self) -> tuple[float, float]:
+        """`random_repeats`, each token choosing as many experts as tokens do, which differ where slots are unused."""
+        E, n = self.trace.n_experts, int(self._used[1:].sum())
+        sizes = [(k, int(self._used[k]) / n) for k in np.flatnonzero(self._used[1:]) + 1]
+        return 1 / E, sum(p * q * _common_of_random(E, int(a), int(b)) for a, p in sizes for b, q in sizes)
+
     def sections(self) -> list[Section]:
         trace = self.trace
         found = {"all": self.of()}
         if len(trace.domains) > 1:
             found |= {name: self.of(d) for d, name in enumerate(trace.domains)}
-        random = random_repeats(trace.n_experts, trace.top_k)
+        random = self._random()
         shown = shown_layers(trace.n_layers)
         rows = [_cells(n, layer, r, random) for n, r in found.items()
                 for layer in (range(trace.n_layers) if n == "all" else shown)]  # fmt: skip
@@ -153,6 +161,11 @@ def _mean(values_DL: NDArray[np.float64], weight_DL: NDArray[np.int64]) -> NDArr
     weight_DL = np.where(np.isnan(values_DL), 0, weight_DL)
     total_L = weight_DL.sum(0)
     return np.where(total_L > 0, (np.nan_to_num(values_DL) * weight_DL).sum(0) / np.maximum(total_L, 1), np.nan)
+
+
+def _common_of_random(n_experts: int, a: int, b: int) -> float:
+    """The chance that `a` and `b` experts drawn from all have one in common."""
+    return 1 - comb(n_experts - a, b) / comb(n_experts, b)
 
 
 def _words(n_experts: int) -> NDArray[Any]:

@@ -56,12 +56,12 @@ def measure_reuse(sample: Sample, layer: int, windows: Sequence[int]) -> Reuse:
     return Reuse(tokens, np.where(is_known, others, -1), is_asked, _working_sets(stamp // K, sample, windows))
 
 
-def working_set_by_chance(n_experts: int, top_k: int, windows: Sequence[int]) -> list[float]:
+def working_set_by_chance(n_experts: int, top_k: float, windows: Sequence[int]) -> list[float]:
     """What tokens would need that choose K of E at random: E (1 - (1 - K/E)^w)."""
     return [n_experts * (1 - (1 - top_k / n_experts) ** w) for w in windows]
 
 
-def reuse_by_chance(n_experts: int, top_k: int, distances: Sequence[int]) -> list[float]:
+def reuse_by_chance(n_experts: int, top_k: float, distances: Sequence[int]) -> list[float]:
     """The share that such tokens would have used within so many tokens before: 1 - (1 - K/E)^d."""
     return [1 - (1 - top_k / n_experts) ** d for d in distances]
 
@@ -97,7 +97,7 @@ def reuse_sections(sample: Sample) -> list[Section]:
 
 def _distances(sample: Sample, measured: Sequence[Reuse]) -> Section:
     within = [_within(reuse) for reuse in measured]
-    chance = reuse_by_chance(sample.n_experts, sample.top_k, WINDOWS)
+    chance = reuse_by_chance(sample.n_experts, sample.mean_used, WINDOWS)
     rows = [(n, within[n][0], *_quantiles(reuse)) for n, reuse in enumerate(measured)]
     shown = {f"layer {n}": within[n] for n in shown_layers(len(measured))}
     plot = Plot(
@@ -134,7 +134,7 @@ def _quantiles(reuse: Reuse) -> tuple[float | None, ...]:
 
 def _working_set(sample: Sample, measured: Sequence[Reuse]) -> Section:
     E, n_layers = sample.n_experts, len(measured)
-    chance = working_set_by_chance(E, sample.top_k, WINDOWS)
+    chance = working_set_by_chance(E, sample.mean_used, WINDOWS)
     mean = [sum(reuse.needed[i] for reuse in measured) / n_layers for i in range(len(WINDOWS))]
     rows = [(w, mean[i], *(reuse.needed[i] for reuse in measured), chance[i]) for i, w in enumerate(WINDOWS)]
     shown = {f"layer {n}": measured[n].needed for n in shown_layers(n_layers)}

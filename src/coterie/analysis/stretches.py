@@ -5,14 +5,15 @@ tokens that fill its cache and are not counted, so that it does not begin with a
 Shapes: T tokens of the trace, N stretches, S tokens of each (its lead first), L layers, K experts per token, E experts.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coterie.analysis.trace import Trace
 
-__all__ = ["Sample", "take_sample"]
+__all__ = ["Sample", "take_sample", "without_idle_slots"]
 
 _STRETCHES, _MOST = 64, 2048  # how many, and tokens of each: where these are too few, there are more
 
@@ -39,6 +40,18 @@ class Sample:
     @property
     def top_k(self) -> int:
         return int(self.experts_SNLK.shape[3])
+
+    @property
+    def mean_used(self) -> float:
+        """Experts that a counted token uses in a layer: `top_k`, less where slots are unused."""
+        return float((self.experts_SNLK >= 0).sum((2, 3))[self.is_counted_SN].mean() / self.n_layers)
+
+
+def without_idle_slots(samples: Sequence[Sample]) -> list[Sample]:
+    """Fewer slots where the last are unused in all: where experts choose tokens, there are as many as experts."""
+    used = [np.flatnonzero((s.experts_SNLK >= 0).any((0, 1, 2))) for s in samples]
+    most = max(int(slots.max(initial=0)) + 1 for slots in used)
+    return [replace(s, experts_SNLK=s.experts_SNLK[..., :most]) for s in samples]
 
 
 def take_sample(trace: Trace, n_tokens: int, *, lead: int = 512, longest: int = _MOST) -> Sample:

@@ -58,9 +58,16 @@ class VocabularyReader:
         self.seen_N = np.zeros(len(self.id_N), dtype=np.int64)
         self.counts_LRE = np.zeros((L, len(KINDS) * M, E), dtype=np.int64)
         self.seen_R = np.zeros(len(KINDS) * M, dtype=np.int64)
+        self._n_used, self._n_read = 0, 0  # slots, tokens
+
+    @property
+    def fair(self) -> float:
+        """K/E, with the slots in use for K."""
+        return self._n_used / max(self._n_read * self.trace.n_layers * self.trace.n_experts, 1)
 
     def add(self, chunk: Chunk) -> None:
         place_T, E = self.place_V[chunk.tokens_T], self.trace.n_experts
+        self._n_used, self._n_read = self._n_used + int((chunk.ids_KLT >= 0).sum()), self._n_read + len(chunk)
         self.seen_N += np.bincount(place_T[place_T >= 0], minlength=len(self.seen_N))
         rows_T = None
         if self.kind_V is not None:
@@ -80,7 +87,7 @@ class VocabularyReader:
         return shown_piece(pieces[token]) if pieces is not None and token < len(pieces) else f"id {token}"
 
     def _tokens(self) -> Section:
-        trace, fair = self.trace, self.trace.top_k / self.trace.n_experts
+        trace, fair = self.trace, self.fair
         share_LNE = self.counts_LNE / np.maximum(self.seen_N, 1)[:, None]
         favourites = self._favourites(share_LNE)
         by_layer = self._specialisation(share_LNE)
@@ -142,8 +149,7 @@ class VocabularyReader:
         return [(name, rows) for name, rows in named if self.seen_R[rows].sum() >= _FEW]
 
     def _kinds(self) -> Section:
-        trace, named = self.trace, self._named_kinds()
-        fair = trace.top_k / trace.n_experts
+        trace, named, fair = self.trace, self._named_kinds(), self.fair
         shares = {
             name: self.counts_LRE[:, rows].sum(1) / max(int(self.seen_R[rows].sum()), 1) for name, rows in named
         }  # fmt: skip
