@@ -34,6 +34,11 @@ MEGABYTES = {  # of wheels, with what they draw in that nothing else does; Linux
     "tensorboard": 16,
     "zstandard": 6,
     "huggingface-hub": 8,
+    "llguidance": 3,
+    "mistralai": 4,
+    "playwright": 47,
+    "pydantic": 3,
+    "schemathesis": 8,  # with jsonschema-rs
 }
 
 
