@@ -170,3 +170,16 @@ def test_of_several_tasks_one_that_stops_leaves_the_others(lm: LanguageModel, da
     assert [s.startswith("piqa stopped: piqa, item r0: a continuation is 301") for s in report.left_out] == [True]
     with pytest.raises(ContextError, match=message):
         evaluate(lm, ["piqa"], data=data)
+
+
+def test_the_seconds_of_work_add_up_over_the_parts_of_a_run(lm: LanguageModel, tmp_path: Path) -> None:
+    """A perplexity that was interrupted and went on is not said to have taken the second part's time alone."""
+    text = tmp_path / "story.txt"
+    text.write_text("Once upon a time there was a king. " * 4, encoding="utf-8")
+    out = tmp_path / "run"
+    options = {"run_dir": out, "settings": {"files": str(text), "lengths": "16"}}
+    first = evaluate(lm, ["perplexity"], **options).tasks[0].seconds
+    rows = (out / "answers.jsonl").read_text().splitlines()
+    planted = json.loads(rows[-1]) | {"seconds": 1000.0}
+    (out / "answers.jsonl").write_text("\n".join([*rows[:-1], json.dumps(planted)]) + "\n")
+    assert 0 < first < 1000 < evaluate(lm, ["perplexity"], **options).tasks[0].seconds

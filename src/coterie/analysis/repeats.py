@@ -45,6 +45,7 @@ class Repeats:
     first_given_shares: NDArray[np.float64]
     either_given_shares: NDArray[np.float64]
     n_pairs: int
+    uniform: tuple[float, float]  # both columns, were choices uniform: each token takes as many experts as tokens do
 
 
 class RepeatsReader:
@@ -98,6 +99,7 @@ class RepeatsReader:
             _mean(np.array([first for first, _, _ in given]), weight_DL),
             _mean(np.array([either for _, either, _ in given]), weight_DL),
             int(pairs_BL.max(1).sum()) if pairs_BL.size else 0,
+            self._random(),
         )
 
     def _given_shares(self, domain: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
@@ -111,7 +113,7 @@ class RepeatsReader:
 
     def _random(self) -> tuple[float, float]:
         """`random_repeats`, each token choosing as many experts as tokens do, which differ where slots are unused."""
-        E, n = self.trace.n_experts, int(self._used[1:].sum())
+        E, n = self.trace.n_experts, max(int(self._used[1:].sum()), 1)
         sizes = [(k, int(self._used[k]) / n) for k in np.flatnonzero(self._used[1:]) + 1]
         return 1 / E, sum(p * q * _common_of_random(E, int(a), int(b)) for a, p in sizes for b, q in sizes)
 
@@ -120,7 +122,7 @@ class RepeatsReader:
         found = {"all": self.of()}
         if len(trace.domains) > 1:
             found |= {name: self.of(d) for d, name in enumerate(trace.domains)}
-        random = self._random()
+        random = found["all"].uniform
         shown = shown_layers(trace.n_layers)
         rows = [_cells(n, layer, r, random) for n, r in found.items()
                 for layer in (range(trace.n_layers) if n == "all" else shown)]  # fmt: skip

@@ -26,7 +26,8 @@ def choose(asked: Sequence[str], context: Context) -> tuple[list[Task | Work], l
     names = dict.fromkeys(name for members, _ in found for name in members)
     left_out = list(dict.fromkeys(sentence for _, sentences in found for sentence in sentences))
     if not names:
-        raise RequestError(f"nothing of {', '.join(asked)} can run: {'; '.join(left_out[:3])} (pass --data DIR?)")
+        hint = "" if context.files.folder is not None else " (pass --data DIR?)"
+        raise RequestError(f"nothing of {', '.join(asked)} can run: {'; '.join(left_out[:3])}{hint}")
     tasks = [make(name, context) for name in names]
     for task in tasks:
         _check(task, context)

@@ -26,15 +26,15 @@ def repeats_section(trace: Trace | str, model: str) -> Section:
     rows: list[tuple[Cell, ...]] = [
         (domain, "Mixtral 8x7B", *figures.first, *figures.either, None) for domain, figures in TABLE_5.items()
     ]
-    rows.append(_uniform("Mixtral 8x7B", *PAPER_SHAPE))
+    rows.append(_uniform("Mixtral 8x7B", random_repeats(*PAPER_SHAPE)))
     if isinstance(trace, str):
         return Section("table-5", _title(), f"Not run: {trace}.", _COLUMNS, tuple(rows), note=_NOTE)
     found = measure_repeats(trace)
     layers = (0, (trace.n_layers - 1) // 2, trace.n_layers - 1)  # of 32: 0, 15, 31, as in the paper
     rows += [(name, model, *_cells(repeats, layers), repeats.n_pairs) for name, repeats in found.items()]
-    rows.append(_uniform(model, trace.n_experts, trace.top_k))
+    rows.append(_uniform(model, found["all"].uniform))
     return Section(
-        "table-5", _title(), _sentence(found["all"], layers, trace), _COLUMNS, tuple(rows), note=_NOTE,
+        "table-5", _title(), _sentence(found["all"], layers), _COLUMNS, tuple(rows), note=_NOTE,
         facts={name: _facts(repeats, layers) for name, repeats in found.items()},
     )  # fmt: skip
 
@@ -44,8 +44,8 @@ def _title() -> str:
     return f"Table 5: consecutive tokens with the same expert (the paper: layers {layers})"
 
 
-def _uniform(model: str, n_experts: int, top_k: int) -> tuple[Cell, ...]:
-    first, either = (100 * share for share in random_repeats(n_experts, top_k))
+def _uniform(model: str, chances: tuple[float, float]) -> tuple[Cell, ...]:
+    first, either = (100 * chance for chance in chances)
     return ("uniform", model, *(first,) * 3, *(either,) * 3, None)
 
 
@@ -59,8 +59,8 @@ def _facts(repeats: Repeats, layers: tuple[int, ...]) -> dict[str, Any]:
     return {"layers": list(layers), "first": cells[:n], "either": cells[n:], "pairs": repeats.n_pairs}
 
 
-def _sentence(repeats: Repeats, layers: tuple[int, ...], trace: Trace) -> str:
-    first, _ = random_repeats(trace.n_experts, trace.top_k)
+def _sentence(repeats: Repeats, layers: tuple[int, ...]) -> str:
+    first, _ = repeats.uniform
     shares = [100 * float(repeats.first.value[layer]) for layer in layers]
     return (
         f"At layers {_listed(layers, '.0f')} the next token has the same first choice in {_listed(shares, '.1f')} % of "

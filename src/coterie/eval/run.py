@@ -87,7 +87,7 @@ def evaluate(
         for task, items in zip(made, prepared, strict=True):
             try:
                 reports.append(
-                    _ask(lm, task, items, kept, context) if isinstance(task, Task) else _work(lm, task, context)
+                    _ask(lm, task, items, kept, context) if isinstance(task, Task) else _work(lm, task, kept, context)
                 )
             except CoterieError as error:
                 if task is made[-1] and not reports:
@@ -168,10 +168,10 @@ def _notes(task: Task, asker: Asker, n_resumed: int, lm: LanguageModel, context:
     return notes
 
 
-def _work(lm: LanguageModel, task: Work, context: Context) -> TaskReport:
-    start = time.monotonic()
-    result = task.run(lm, context)
+def _work(lm: LanguageModel, task: Work, kept: RunFolder, context: Context) -> TaskReport:
+    with kept.timing(task.name):
+        result = task.run(lm, context)
     return TaskReport(
-        task.name, task.protocol, task.metric, result.metrics, time.monotonic() - start, result.n_items,
+        task.name, task.protocol, task.metric, result.metrics, kept.spent(task.name), result.n_items,
         n_tokens=result.n_tokens, sections=result.sections, notes=result.notes,
     )  # fmt: skip

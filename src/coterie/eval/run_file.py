@@ -9,8 +9,9 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -72,6 +73,25 @@ class RunFolder:
         row = {"task": task, "id": item.id, "asked": _digest(item), "seconds": seconds, "answers": _packed(answers)}
         self._journal.add(row)
 
+    @contextmanager
+    def timing(self, task: str) -> Iterator[None]:
+        """Count the seconds of a task that keeps its findings itself, also where it is interrupted."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - start
+            key = (task, "", self._settings_digest())
+            self._seconds[key] = self._seconds.get(key, 0.0) + seconds
+            self._journal.add({"task": task, "id": "", "asked": key[2], "seconds": seconds, "answers": []})
+
+    def spent(self, task: str) -> float:
+        """The seconds of a task's `timing`, of all parts of the run."""
+        return self._seconds.get((task, "", self._settings_digest()), 0.0)
+
+    def _settings_digest(self) -> str:
+        return hashlib.sha256(repr(sorted(self._context.settings.items())).encode()).hexdigest()[:16]
+
     def finish(self, reports: "Sequence[TaskReport]", left_out: Sequence[str]) -> dict[str, Any]:
         """Write run.json and give its content."""
         document = self._document(reports) | {"left_out": list(left_out)}
@@ -96,7 +116,7 @@ class RunFolder:
             try:
                 key = (str(row["task"]), str(row["id"]), str(row["asked"]))
                 self._known[key] = [_unpacked(answer) for answer in row["answers"]]
-                self._seconds[key] = float(row.get("seconds", 0.0))
+                self._seconds[key] = (0.0 if key[1] else self._seconds.get(key, 0.0)) + float(row.get("seconds", 0.0))
             except (KeyError, TypeError, ValueError):
                 raise DataError(
                     f"{self._path}, line {number} holds no answers: remove the file to begin anew"
