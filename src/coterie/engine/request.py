@@ -117,6 +117,8 @@ class Request:
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     context_ids: tuple[int, ...] = field(default=())
+    owner: str = ""  # whose it is: owners take turns
+    wants_progress: bool = False  # events while the prompt is read
 
 
 def require_decoding(config: ModelConfig) -> None:

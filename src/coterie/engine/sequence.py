@@ -29,9 +29,12 @@ class Event:
     sample: int
     token_id: int | None
     text: str
-    finish_reason: str | None = None  # "stop" or "length"
+    finish_reason: str | None = None  # "stop", "length" or "error"
     logprob: TokenLogprob | None = None
     routing: tuple[Tensor, Tensor] | None = None
+    error: str | None = None  # one sentence for the user
+    n_cached: int = 0  # prompt tokens that were at hand; on a sample's first event
+    progress: tuple[int, int] | None = None  # prompt tokens done, of all; then there is neither token nor text
 
 
 @dataclass(slots=True)
