@@ -25,6 +25,7 @@ __all__ = ["VERBS", "main"]
 VERBS = {
     "generate": "Continue a text; the shipped model does it when none is named.",
     "chat": "Talk to a model, turn by turn.",
+    "serve": "Serve a model to OpenAI and Mistral clients, with a chat page.",
     "tokenize": "Show the pieces and ids of a text, and why.",
     "inspect": "Read off a checkpoint what it is: parameters, experts, bytes, what fits here.",
     "convert": "Write a model in another format, bit for bit where the type stays.",

@@ -1,0 +1,156 @@
+"""A request's body: counted as it comes, given seconds to arrive, and JSON of a bounded depth before it is parsed.
+
+`read_json(request)` is what handlers call. Depth is found without recursion and without a loop over bytes: strings are
+dropped, and what is left loses its innermost brackets, level by level.
+"""
+
+import asyncio
+import json
+import math
+import re
+from typing import Any
+
+from starlette.requests import Request
+from starlette.types import Receive, Scope
+
+from coterie.server.failures import ApiError, refused
+from coterie.server.settings import Settings
+
+__all__ = ["JSON_DEPTH", "check_depth", "parse_json", "read_body", "read_json"]
+
+JSON_DEPTH = 64
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)  # an open one goes to the end: linear
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_REST = bytes(set(range(256)) - set(b"{}[]"))
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_DISCARD_SECONDS = 3.0  # what a client still sends is taken, so that it can read why it was refused
+
+
+async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
+    """All of it. Raises `ApiError` 413 or 408; `asyncio.CancelledError` where the client has left is the caller's."""
+    headers = dict(scope["headers"])
+    limit = settings.max_body
+    declared = headers.get(b"content-length", b"0")
+    if len(declared) > 19 or int(declared) > limit:
+        if headers.get(b"expect", b"").lower() != b"100-continue":
+            await _discard(receive)
+        raise _too_large(limit)
+    try:
+        async with asyncio.timeout(settings.body_timeout):
+            return await _collect(receive, limit)
+    except TimeoutError:
+        message = f"the body did not arrive within {settings.body_timeout:.0f} s"
+        raise ApiError(408, message, code="body_timeout", headers={"connection": "close"}) from None
+
+
+async def _collect(receive: Receive, limit: int) -> bytes:
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionResetError
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            await _discard(receive)
+            raise _too_large(limit)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def _discard(receive: Receive) -> None:
+    try:
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        pass
+
+
+def _too_large(limit: int) -> ApiError:
+    message = f"the body is larger than {limit} bytes, which is this server's limit"
+    return ApiError(413, message, code="request_too_large", headers={"connection": "close"})
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The body as a JSON object. Raises `ApiError` 415 or 400."""
+    kind = request.headers.get("content-type", "")
+    essence, _, rest = kind.partition(";")
+    charset = rest.lower().replace(" ", "").replace('"', "")
+    if essence.strip().lower() != "application/json" or charset not in ("", "charset=utf-8", "charset=utf8"):
+        raise ApiError(
+            415, f"the content type is {kind[:80]!r}, expected application/json", code="unsupported_media_type"
+        )
+    value = parse_json(await request.body())
+    if not isinstance(value, dict):
+        raise refused(None, f"the body is a JSON {_kind(value)}, expected an object", code="invalid_json")
+    return value
+
+
+def parse_json(body: bytes) -> Any:
+    """Strict JSON: UTF-8, no NaN, no number that is infinite here, no key twice, no half of a surrogate pair."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as e:
+        raise refused(None, f"the body is not UTF-8 at byte {e.start}", code="invalid_json") from None
+    check_depth(body)
+    try:
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_no_key_twice)
+    except json.JSONDecodeError as e:
+        where = f"line {e.lineno}, column {e.colno}"
+        raise refused(None, f"the body is not JSON at {where}: {e.msg}", code="invalid_json") from None
+    except ValueError:  # Python refuses to make a number of more than 4,300 digits
+        raise refused(None, "the body holds a whole number of more than 4300 digits", code="invalid_json") from None
+    if _SURROGATE.search(body):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            message = "the body holds half of a surrogate pair (\\ud800 to \\udfff alone), which is no character"
+            raise refused(None, message, code="invalid_json") from None
+    return value
+
+
+def check_depth(body: bytes) -> None:
+    """`ApiError` where brackets are nested deeper than `JSON_DEPTH`, or cannot be matched at all."""
+    rest = _STRING.sub(b"", body).translate(_BRACKETS, _REST.replace(b"", b""))
+    for _ in range(JSON_DEPTH):
+        shorter = rest.replace(b"[]", b"")
+        if not shorter:
+            return
+        if len(shorter) == len(rest):
+            break
+        rest = shorter
+    is_matched = len(rest.replace(b"[]", b"")) != len(rest)
+    message = (
+        f"the body's JSON is nested deeper than {JSON_DEPTH} levels"
+        if is_matched
+        else "the body is not JSON: its brackets do not match"
+    )
+    raise refused(None, message, code="invalid_json")
+
+
+def _no_constant(name: str) -> Any:
+    raise refused(None, f"the body holds {name}, which is not JSON", code="invalid_json")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise refused(None, f"the body holds the number {text[:40]}, which is too large", code="invalid_json")
+    return value
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        name = next(n for n in value if names.count(n) > 1)
+        raise refused(None, f"the body holds the key {name[:80]!r} twice in one object", code="invalid_json")
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {list: "array", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
+    return names[type(value)]
