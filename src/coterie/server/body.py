@@ -8,6 +8,7 @@ import asyncio
 import json
 import math
 import re
+from collections import Counter
 from typing import Any
 
 from starlette.requests import Request
@@ -19,6 +20,7 @@ from coterie.server.settings import Settings
 __all__ = ["JSON_DEPTH", "check_depth", "parse_json", "read_body", "read_json"]
 
 JSON_DEPTH = 64
+_MOST_DIGITS = 308  # of a whole number; with more it may be beyond a float's range
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)  # an open one goes to the end: linear
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _REST = bytes(set(range(256)) - set(b"{}[]"))
@@ -90,19 +92,20 @@ async def read_json(request: Request) -> dict[str, Any]:
 
 
 def parse_json(body: bytes) -> Any:
-    """Strict JSON: UTF-8, no NaN, no number that is infinite here, no key twice, no half of a surrogate pair."""
+    """Strict JSON: UTF-8, no number beyond a float's range or NaN, no key twice, no half of a surrogate pair."""
     try:
         text = body.decode()
     except UnicodeDecodeError as e:
         raise refused(None, f"the body is not UTF-8 at byte {e.start}", code="invalid_json") from None
     check_depth(body)
     try:
-        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_no_key_twice)
+        value = json.loads(
+            text, parse_constant=_NotANumber, parse_float=_finite, parse_int=_whole, object_pairs_hook=_no_key_twice
+        )
     except json.JSONDecodeError as e:
         where = f"line {e.lineno}, column {e.colno}"
         raise refused(None, f"the body is not JSON at {where}: {e.msg}", code="invalid_json") from None
-    except ValueError:  # Python refuses to make a number of more than 4,300 digits
-        raise refused(None, "the body holds a whole number of more than 4300 digits", code="invalid_json") from None
+    _refuse_other_numbers(value)
     if _SURROGATE.search(body):
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -131,22 +134,35 @@ def check_depth(body: bytes) -> None:
     raise refused(None, message, code="invalid_json")
 
 
-def _no_constant(name: str) -> Any:
-    raise refused(None, f"the body holds {name}, which is not JSON", code="invalid_json")
+class _NotANumber(str):
+    """The text of a number that JSON or a float cannot hold, in its place until the place is known."""
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise refused(None, f"the body holds the number {text[:40]}, which is too large", code="invalid_json")
-    return value
+def _finite(text: str) -> Any:
+    return value if math.isfinite(value := float(text)) else _NotANumber(text)
+
+
+def _whole(text: str) -> Any:
+    return int(text) if len(text) <= _MOST_DIGITS else _NotANumber(text)
+
+
+def _refuse_other_numbers(value: Any, place: str = "") -> None:
+    if isinstance(value, _NotANumber):
+        shown = value if len(value) <= 40 else value[:37] + "..."
+        raise refused(
+            place[1:][:200] or None,
+            f"{place[1:][:200] or 'the body'} is {shown}, expected a finite number of at most {_MOST_DIGITS} digits",
+            code="invalid_json",
+        )
+    for key, v in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if isinstance(v, _NotANumber | dict | list):
+            _refuse_other_numbers(v, f"{place}.{key}")
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        name = next(n for n in value if names.count(n) > 1)
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise refused(None, f"the body holds the key {name[:80]!r} twice in one object", code="invalid_json")
     return value
 
