@@ -9,15 +9,16 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.types import Receive, Scope
+from starlette.types import Receive
 
 from coterie.server.failures import ApiError, refused
 from coterie.server.settings import Settings
 
-__all__ = ["JSON_DEPTH", "check_depth", "parse_json", "read_body", "read_json"]
+__all__ = ["JSON_DEPTH", "check_depth", "discard_body", "has_body", "parse_json", "read_body", "read_json"]
 
 JSON_DEPTH = 64
 _MOST_DIGITS = 308  # of a whole number; with more it may be beyond a float's range
@@ -25,24 +26,25 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)  # an open o
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _REST = bytes(set(range(256)) - set(b"{}[]"))
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_DISCARD_SECONDS = 3.0  # what a client still sends is taken, so that it can read why it was refused
+_DISCARD_SECONDS = 3.0
 
 
-async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
-    """All of it. Raises `ApiError` 413 or 408; `asyncio.CancelledError` where the client has left is the caller's."""
-    headers = dict(scope["headers"])
+def has_body(headers: Mapping[str, str]) -> bool:
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+
+async def read_body(headers: Mapping[str, str], receive: Receive, settings: Settings) -> bytes:
+    """All of it. Raises `ApiError` 413 or 408, `ConnectionResetError` where the client has left."""
     limit = settings.max_body
-    declared = headers.get(b"content-length", b"0")
-    if len(declared) > 19 or int(declared) > limit:
-        if headers.get(b"expect", b"").lower() != b"100-continue":
-            await _discard(receive)
+    declared = headers.get("content-length", "0")
+    if len(declared) > 19 or not declared.isdigit() or int(declared) > limit:
         raise _too_large(limit)
     try:
         async with asyncio.timeout(settings.body_timeout):
             return await _collect(receive, limit)
     except TimeoutError:
         message = f"the body did not arrive within {settings.body_timeout:.0f} s"
-        raise ApiError(408, message, code="body_timeout", headers={"connection": "close"}) from None
+        raise ApiError(408, message, code="body_timeout") from None
 
 
 async def _collect(receive: Receive, limit: int) -> bytes:
@@ -54,13 +56,15 @@ async def _collect(receive: Receive, limit: int) -> bytes:
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > limit:
-            await _discard(receive)
             raise _too_large(limit)
         if not message.get("more_body", False):
             return b"".join(parts)
 
 
-async def _discard(receive: Receive) -> None:
+async def discard_body(headers: Mapping[str, str], receive: Receive) -> None:
+    """Take what a client is still sending, so that it gets to reading why it was refused."""
+    if not has_body(headers) or headers.get("expect", "").lower() == "100-continue":
+        return
     try:
         async with asyncio.timeout(_DISCARD_SECONDS):
             while True:
@@ -72,8 +76,7 @@ async def _discard(receive: Receive) -> None:
 
 
 def _too_large(limit: int) -> ApiError:
-    message = f"the body is larger than {limit} bytes, which is this server's limit"
-    return ApiError(413, message, code="request_too_large", headers={"connection": "close"})
+    return ApiError(413, f"the body is larger than this server's limit of {limit} bytes", code="request_too_large")
 
 
 async def read_json(request: Request) -> dict[str, Any]:
@@ -117,7 +120,7 @@ def parse_json(body: bytes) -> Any:
 
 def check_depth(body: bytes) -> None:
     """`ApiError` where brackets are nested deeper than `JSON_DEPTH`, or cannot be matched at all."""
-    rest = _STRING.sub(b"", body).translate(_BRACKETS, _REST.replace(b"", b""))
+    rest = _STRING.sub(b"", body).translate(_BRACKETS, _REST)
     for _ in range(JSON_DEPTH):
         shorter = rest.replace(b"[]", b"")
         if not shorter:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coterie.errors import CoterieError
 from coterie.server.access_log import write_line
-from coterie.server.body import read_body
+from coterie.server.body import discard_body, has_body, read_body
 from coterie.server.failures import ApiError, internal, translated, unavailable
 from coterie.server.settings import is_loopback
 from coterie.server.state import State
@@ -27,7 +27,7 @@ from coterie.server.state import State
 __all__ = ["Guard", "is_public"]
 
 _HEALTH = {b"/live", b"/ready", b"/health", b"/v1/health"}
-_PAGE = re.compile(rb"/page/[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_PAGE = re.compile(rb"/page(/[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)+")
 _ADMIN = {"/metrics"}
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(?::[0-9]{1,5})?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
@@ -78,7 +78,10 @@ class Guard:
             if (response := self._admit(exchange)) is not None:
                 await response(scope, receive, exchange.send)
                 return
-            body = b"" if scope["method"] in _SAFE_METHODS else await read_body(scope, receive, self.state.settings)
+            body = b""
+            if scope["method"] not in _SAFE_METHODS:
+                body = await read_body(exchange.headers, receive, self.state.settings)
+                exchange.is_read = True
             await _until_gone(self.app, exchange, receive, body)
         except ConnectionError:
             exchange.status = 499
@@ -86,6 +89,8 @@ class Guard:
             exchange.status = 499
             raise
         except Exception as e:
+            if not exchange.is_read:
+                await discard_body(exchange.headers, receive)
             await exchange.fail(e)
 
     def _admit(self, exchange: "_Exchange") -> Response | None:
@@ -147,6 +152,7 @@ class _Exchange:
         self.scope, self._send = scope, send
         self.headers = _headers(scope)
         self.status = 0
+        self.is_read = not has_body(self.headers)  # else the connection cannot be used again
         self.added: dict[str, str] = {}
         self._began = time.monotonic()
         given = self.headers.get("x-request-id", "").encode("latin-1")
@@ -176,6 +182,8 @@ class _Exchange:
             self.status = message["status"]
             present = {name.lower() for name, _ in message["headers"]}
             ours = {**_HEADERS, **self.added, "x-request-id": self.request_id}
+            if not self.is_read:
+                ours["connection"] = "close"
             extra = [(n.encode(), v.encode("latin-1")) for n, v in ours.items() if n.encode() not in present]
             message = {**message, "headers": [*message["headers"], *extra]}
         await self._send(message)
@@ -255,8 +263,9 @@ def _headers(scope: Scope) -> dict[str, str]:
 
 def _of_router(error: HTTPException, scope: Scope) -> ApiError:
     if error.status_code == 405:
-        message = f"this route does not take {scope['method'][:20]}, expected {(error.headers or {}).get('Allow', '')}"
-        return ApiError(405, message, code="method_not_allowed", headers=error.headers)
+        allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+        message = f"this route does not take {scope['method'][:20]}, expected {allowed}"
+        return ApiError(405, message, code="method_not_allowed", headers={"allow": allowed})
     if error.status_code == 404:
         return ApiError(404, "there is no such route", code="not_found")
     return ApiError(400, "the request could not be read", code="bad_request")

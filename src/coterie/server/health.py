@@ -33,6 +33,8 @@ def _why_not(state: State) -> ApiError | None:
         return unavailable("the server is shutting down", state.settings.drain, code="draining")
     if not state.models.is_started:
         return unavailable("the model is being loaded", 2, code="loading")
+    if not all(served.worker.is_open for served in state.models.loaded):
+        return unavailable("as many requests wait as may", 5, code="queue_full")
     if not all(served.worker.is_ready for served in state.models.loaded):
         return unavailable(
             "the engine does not step, or has failed three times in ten minutes", 10, code="engine_failed"

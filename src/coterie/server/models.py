@@ -7,6 +7,7 @@ cannot be loaded anew stays as it is.
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ class Models:
         return served
 
     async def _open(self, name: str) -> Served:
-        lm = await asyncio.to_thread(self._load, self.sources[name])
+        lm = await _in_thread(lambda: self._load(self.sources[name]))
         observer = None if self._observer is None else self._observer(name)
         return Served(name, lm, Worker(lm, self.settings, observer), int(time.time()), self.settings)
 
@@ -146,6 +147,30 @@ class Models:
         task = asyncio.create_task(_end(served.worker))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+
+
+async def _in_thread(load: "Callable[[], LanguageModel]") -> "LanguageModel":
+    """As asyncio.to_thread, but the process can end while it runs."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[LanguageModel] = loop.create_future()
+
+    def settle(lm: "LanguageModel | None", error: BaseException | None) -> None:
+        if error is not None and not future.done():
+            future.set_exception(error)
+        elif lm is not None and not future.done():
+            future.set_result(lm)
+
+    def run() -> None:
+        done: tuple[LanguageModel | None, BaseException | None]
+        try:
+            done = load(), None
+        except BaseException as e:
+            done = None, e
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, *done)
+
+    threading.Thread(target=run, name="coterie-load", daemon=True).start()
+    return await future
 
 
 async def _end(worker: Worker) -> None:

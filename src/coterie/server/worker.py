@@ -105,6 +105,11 @@ class Worker:
         has_failed = len(self._failed_at) == _MOST_FAILURES and now - self._failed_at[0] < _FAILURE_SECONDS
         return self._thread.is_alive() and not is_stuck and not has_failed
 
+    @property
+    def is_open(self) -> bool:
+        """There is room for one more to wait."""
+        return sum(t.is_waiting for t in self._tickets) < self.settings.max_queue_requests
+
     def fail_all(self, error: ApiError) -> None:
         """End everything at once; each reader gets the sentence."""
         for ticket in list(self._tickets):
