@@ -174,7 +174,7 @@ class LanguageModel:
         if isinstance(prompts, str) or not isinstance(prompts, Sequence):
             raise RequestError("prompts is not a list: pass a list of prompts, or call generate for a single one")
         params = SamplingParams.of(options)
-        return self._complete([self._request(prompt, params) for prompt in prompts], params)
+        return self._complete([self.request(prompt, params) for prompt in prompts], params)
 
     def chat(self, messages: Sequence[Message], *, chat_form: str | None = None, **options: Any) -> Completion:
         """Answer a conversation of {"role", "content"}; the options are those of `generate`.
@@ -182,7 +182,7 @@ class LanguageModel:
         `chat_form` names one of `coterie.tokenizer.chat.CHAT_FORMS` where the folder does not tell. A model that is not
         tuned for chat (`lm.chat_form` is None) continues the messages' text.
         """
-        request = self._chat_request(messages, chat_form, SamplingParams.of(options))
+        request = self.chat_request(messages, SamplingParams.of(options), chat_form)
         return self._complete([request], request.params)[0]
 
     def stream(
@@ -193,9 +193,9 @@ class LanguageModel:
         if params.n != 1:
             raise RequestError(f"n is {params.n}, but a stream is of one sample: expected 1, or use generate")
         if _are_messages(prompt_or_messages):
-            request = self._chat_request(prompt_or_messages, chat_form, params)  # type: ignore[arg-type]
+            request = self.chat_request(prompt_or_messages, params, chat_form)  # type: ignore[arg-type]
         else:
-            request = self._request(prompt_or_messages, params)  # type: ignore[arg-type]
+            request = self.request(prompt_or_messages, params)  # type: ignore[arg-type]
         engine = Engine(self.model, self._tokenizer)
         return (delta(event) for event in engine.run(self._checked([request])))
 
@@ -225,17 +225,21 @@ class LanguageModel:
             prompt = self.tokenizer.encode(check_text(prompt), bos=True)
         return check_ids(prompt, self.config.vocab_size)
 
-    def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
+    def request(self, prompt: Prompt, params: SamplingParams) -> Request:
+        """What `generate` hands to an engine; whether it fits the context is not checked yet."""
         ids = self.encode(prompt)
         if params.stop:
             _ = self.tokenizer  # says that there is none
         return Request(ids, params, context_ids=ids)
 
-    def _chat_request(self, messages: Sequence[Message], name: str | None, params: SamplingParams) -> Request:
+    def chat_request(
+        self, messages: Sequence[Message], params: SamplingParams, chat_form: str | None = None
+    ) -> Request:
+        """What `chat` hands to an engine: the stops of the chat form are added to those of `params`."""
         turns = read_messages(messages)
-        form = self.chat_form if name is None else find_chat_form(name)
+        form = self.chat_form if chat_form is None else find_chat_form(chat_form)
         if form is None:
-            return self._request("\n".join(turn.content for turn in turns), params)
+            return self.request("\n".join(turn.content for turn in turns), params)
         ids = check_ids(form.encode(turns, self.tokenizer), self.config.vocab_size)
         stop = tuple(dict.fromkeys((*params.stop, *form.stop_strings)))
         stop_ids = tuple(dict.fromkeys((*params.stop_token_ids, *form.stop_ids(self.tokenizer))))
