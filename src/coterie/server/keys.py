@@ -45,8 +45,14 @@ class Keys:
 
     def reload(self) -> None:
         """Read the file again. Raises `ConfigError` and keeps what was."""
-        if self._path is not None:
-            self._keys = _read(self._path)
+        if self._path is None:
+            return
+        keys = _read(self._path)
+        if not keys:
+            raise ConfigError(
+                f"{self._path} holds no key: `coterie serve --new-key NAME --api-key-file {self._path}` adds one"
+            )
+        self._keys = keys
 
     def find(self, authorization: str | None, x_api_key: str | None) -> Key:
         """The key that a request's headers hold; `ApiError` 401 where there is none."""
@@ -110,6 +116,4 @@ def _read(path: Path) -> list[tuple[bytes, Key]]:
         if any(key.name == name for _, key in keys):
             raise ConfigError(f"{path}, line {number}: the name {name!r} appears twice")
         keys.append((bytes.fromhex(digest), Key(name, scope)))
-    if not keys:
-        raise ConfigError(f"{path} holds no key: `coterie serve --new-key NAME --api-key-file {path}` adds one")
     return keys

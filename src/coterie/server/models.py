@@ -166,8 +166,10 @@ async def _in_thread(load: "Callable[[], LanguageModel]") -> "LanguageModel":
             done = load(), None
         except BaseException as e:
             done = None, e
-        if not loop.is_closed():
+        try:
             loop.call_soon_threadsafe(settle, *done)
+        except RuntimeError:  # the loop is closed: the server has ended meanwhile
+            pass
 
     threading.Thread(target=run, name="coterie-load", daemon=True).start()
     return await future
