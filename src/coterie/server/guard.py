@@ -96,6 +96,9 @@ class Guard:
     def _admit(self, exchange: "_Exchange") -> Response | None:
         """Raises `ApiError`; returns the answer to a preflight."""
         scope, headers = exchange.scope, exchange.headers
+        limit = self.state.settings.max_header
+        if len(scope["raw_path"]) + sum(len(name) + len(value) for name, value in scope["headers"]) > limit:
+            raise ApiError(431, f"the headers are larger than {limit} bytes", code="headers_too_large")  # came at once
         self._check_host(headers)
         origin = self._check_origin(exchange)
         if origin is not None:

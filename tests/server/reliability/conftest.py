@@ -21,7 +21,7 @@ def url(server: Any) -> str:
 
 @pytest.fixture(scope="session")
 def figure() -> Callable[..., None]:
-    """`figure(name, **numbers)` keeps them in the JSON file that COTERIE_FIGURES names: docs/reliability.md has them."""
+    """`figure(name, **numbers)` keeps them in the JSON file that COTERIE_FIGURES names."""
     path = os.environ.get("COTERIE_FIGURES")
 
     def keep(name: str, **numbers: float) -> None:

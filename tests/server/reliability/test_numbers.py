@@ -1,5 +1,5 @@
-"""25 fields that are numbers × 14 values that none of them takes: 350 requests, each refused with the field, the value and
-the limit, while three other users' streams stay what they are.
+"""25 fields that are numbers × 14 values that none of them takes: 350 requests, each refused with the field, the value
+and the limit, while three other users' streams stay what they are.
 
 CVE-2026-34756 (n, memory before scheduling) and CVE-2026-21869 (a negative count, a write out of bounds) were of this
 kind.
