@@ -53,14 +53,17 @@ def ignored_header(names: Iterable[str]) -> dict[str, str]:
 
 def _refusal(error: ValidationError) -> ApiError:
     details = []
-    for e in error.errors(include_url=False, include_context=False)[:_MOST_DETAILS]:
+    for e in error.errors(include_url=False)[:_MOST_DETAILS]:
         place = [part if isinstance(part, int) else part[:80] for part in e["loc"]]
+        value, context = e["input"], e.get("ctx", {})
+        if "key" in context:  # of a part of the value
+            place, value = [*place, context["key"]], context["part"]
         name = ".".join(str(part) for part in place)
         if e["type"] == "missing":
             message = f"{name} is missing, but it is required"
         else:
             expected = "an object" if e["type"] in ("model_type", "model_attributes_type") else e["msg"]
-            message = f"{name} is {shown(e['input'])}, expected {expected}"
+            message = f"{name} is {shown(value)}, expected {expected}"
         details.append({"loc": ["body", *place], "msg": message, "type": e["type"], "name": name})
     first = details[0]
     for d in details:

@@ -1,6 +1,6 @@
 """What a field of a request may be: strict leaves for pydantic models, each with its sentence and its JSON schema.
 
-Strict means: a bool is no number, a number in quotes is no number, and every list is measured before anything is copied.
+Strict means: a bool is no number, a number in quotes is no number, and a list is measured before anything is copied.
 A leaf says what was expected; `schema.read` puts the field's name and its value in front.
 """
 
@@ -17,15 +17,27 @@ _LONGEST_SHOWN = 60
 
 
 class Leaf:
-    """For `Annotated[type, Leaf(...)]`: `check(value)` says whether a value of JSON will do."""
+    """For `Annotated[type, Leaf(...)]`: `check(value)` says whether a value of JSON will do.
 
-    def __init__(self, expected: str, check: Callable[[Any], bool], schema: dict[str, Any]):
-        self.expected, self._check, self._schema = expected, check, schema
+    `culprit(value)` finds the part that is wrong in one that has parts: its key, itself, and what was expected there.
+    """
+
+    def __init__(
+        self,
+        expected: str,
+        check: Callable[[Any], bool],
+        schema: dict[str, Any],
+        culprit: Callable[[Any], tuple[int | str, Any, str] | None] = lambda value: None,
+    ):
+        self.expected, self._check, self._schema, self._culprit = expected, check, schema, culprit
 
     def read(self, value: Any) -> Any:
-        if not self._check(value):
+        if self._check(value):
+            return value
+        if (found := self._culprit(value)) is None:
             raise PydanticCustomError("value_error", "{expected}", {"expected": self.expected})
-        return value
+        key, part, expected = found
+        raise PydanticCustomError("value_error", "{expected}", {"expected": expected, "key": key, "part": part})
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self.read)
@@ -78,7 +90,12 @@ def items(each: Leaf, least: int, most: int) -> Leaf:
         f"a list of {least} to {most}, each {each.expected}",
         lambda v: type(v) is list and least <= len(v) <= most and all(each._check(x) for x in v),
         {"type": "array", "items": each._schema, "minItems": least, "maxItems": most},
+        lambda v: _wrong_item(v, each) if type(v) is list and least <= len(v) <= most else None,
     )
+
+
+def _wrong_item(values: list[Any], each: Leaf) -> tuple[int, Any, str] | None:
+    return next(((i, x, each.expected) for i, x in enumerate(values) if not each._check(x)), None)
 
 
 def texts(most: int, longest: int) -> Leaf:
@@ -88,15 +105,23 @@ def texts(most: int, longest: int) -> Leaf:
         f"text, or a list of at most {most} texts, each of 1 to {longest} characters",
         lambda v: each._check(v) or many._check(v),
         {"anyOf": [each._schema, many._schema]},
+        many._culprit,
     )
 
 
 def table(most: int, expected: str, check: Callable[[str, Any], bool], schema: dict[str, Any]) -> Leaf:
     """An object of at most so many entries."""
+
+    def wrong_entry(value: Any) -> tuple[str, Any, str] | None:
+        if type(value) is not dict or len(value) > most:
+            return None
+        return next(((k[:80], x, f"an entry {expected}") for k, x in value.items() if not check(k, x)), None)
+
     return Leaf(
         f"an object of at most {most} entries, {expected}",
         lambda v: type(v) is dict and len(v) <= most and all(check(k, x) for k, x in v.items()),
         {"type": "object", "maxProperties": most, **schema},
+        wrong_entry,
     )
 
 
