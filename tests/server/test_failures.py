@@ -27,12 +27,12 @@ def test_code_is_text_or_null() -> None:
 @pytest.mark.parametrize(
     ("error", "status", "param", "code"),
     [
-        (RequestError("temperature is 3, expected 0 or more"), 400, "temperature", None),
-        (RequestError("max_tokens is -1, expected more"), 400, "max_tokens", None),
-        (RequestError("the prompt is empty"), 400, None, None),
+        (RequestError("temperature is 3, expected 0 or more"), 400, "temperature", "invalid_value"),
+        (RequestError("max_tokens is -1, expected more"), 400, "max_tokens", "invalid_value"),
+        (RequestError("the prompt is empty"), 400, None, "invalid_value"),
         (ContextError("the prompt's 9 tokens"), 400, "messages", "context_length_exceeded"),
         (ResourceError("no memory"), 503, None, "out_of_memory"),
-        (CheckpointError("odd"), 400, None, None),
+        (CheckpointError("odd"), 400, None, "invalid_value"),
     ],
 )
 def test_what_the_engine_refuses(error: CoterieError, status: int, param: str | None, code: str | None) -> None:

@@ -3,7 +3,7 @@
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from coterie.server import health
+from coterie.server import chat, health
 from coterie.server.failures import ApiError
 from coterie.server.guard import Guard
 from coterie.server.keys import Keys
@@ -13,7 +13,7 @@ from coterie.server.state import State
 
 __all__ = ["ROUTE_MODULES", "build_app"]
 
-ROUTE_MODULES = (health,)  # each has `routes(state) -> list[Route]`
+ROUTE_MODULES = (chat, health)  # each has `routes(state) -> list[Route]`
 
 
 class App:

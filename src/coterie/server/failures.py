@@ -66,7 +66,7 @@ class ApiError(Exception):
         return body
 
 
-def refused(param: str | None, message: str, *, code: str | None = None, kind: str = "value_error") -> ApiError:
+def refused(param: str | None, message: str, *, code: str = "invalid_value", kind: str = "value_error") -> ApiError:
     """A value of the request that is not allowed; `param` is its place, such as `messages.0.role`."""
     place = ["body", *(int(p) if p.isdigit() else p for p in param.split("."))] if param else ["body"]
     return ApiError(400, message, code=code, param=param, detail=[{"loc": place, "msg": message, "type": kind}])

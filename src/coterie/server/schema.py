@@ -70,4 +70,5 @@ def _refusal(error: ValidationError) -> ApiError:
         d_name = d.pop("name")
         if d is first:
             param = str(d_name)
-    return ApiError(400, str(first["msg"]), param=param or None, detail=details)
+    code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
+    return ApiError(400, str(first["msg"]), code=code, param=param or None, detail=details)

@@ -24,6 +24,7 @@ _PART = {
     "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
     "required": ["type", "text"],
 }
+_PARTS = {"type": "array", "items": _PART, "minItems": 1}
 _SCHEMA = {
     "type": "array",
     "minItems": 1,
@@ -32,7 +33,7 @@ _SCHEMA = {
         "type": "object",
         "properties": {
             "role": {"enum": list(_ROLES)},
-            "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART, "minItems": 1}, {"type": "null"}]},
+            "content": {"anyOf": [{"type": "string"}, _PARTS, {"type": "null"}]},
             "prefix": {"type": "boolean"},
             "tool_calls": {"anyOf": [{"type": "array", "items": {"type": "object"}}, {"type": "null"}]},
             "tool_call_id": {"type": "string", "maxLength": 128},

@@ -5,6 +5,7 @@ from typing import Any
 
 from coterie.server.keys import Keys
 from coterie.server.models import Models
+from coterie.server.routing_answer import Shelf
 from coterie.server.settings import Settings
 
 __all__ = ["State"]
@@ -18,5 +19,6 @@ class State:
     settings: Settings
     keys: Keys
     metrics: Any = None
+    shelf: Shelf = field(default_factory=Shelf)  # routing of recent answers
     is_draining: bool = field(default=False)
     n_in_flight: int = field(default=0)
