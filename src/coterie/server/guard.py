@@ -89,7 +89,8 @@ class Guard:
             exchange.status = 499
             raise
         except Exception as e:
-            if not exchange.is_read:
+            is_late = isinstance(e, ApiError) and e.status == 408
+            if not exchange.is_read and not is_late:
                 await discard_body(exchange.headers, receive)
             await exchange.fail(e)
 

@@ -12,12 +12,23 @@ from types import TracebackType
 
 from coterie.engine.request import Request
 from coterie.engine.sequence import Event
-from coterie.server.failures import ApiError
+from coterie.errors import CoterieError
+from coterie.server.failures import ApiError, translated
 from coterie.server.settings import Settings
 
 __all__ = ["Ticket"]
 
 _EVENT_BYTES = 100  # what an event weighs besides its text and routing
+
+
+def _of_engine(event: Event) -> ApiError:
+    """A failure of this request before its first token, which can still be said with a status."""
+    message = event.error or "the model failed on this request"
+    cause: Exception | None = getattr(event, "cause", None)
+    if isinstance(cause, CoterieError):
+        return translated(cause)
+    is_memory = isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError"  # the second is torch's
+    return ApiError(503 if is_memory else 500, message, code="out_of_memory" if is_memory else "engine_error")
 
 
 class Ticket:
@@ -124,6 +135,9 @@ class Ticket:
                 self._keep(event)
             return
         self.n_cached = max(self.n_cached, event.n_cached)
+        if event.finish_reason == "error" and not self.n_written:
+            self.fail(_of_engine(event))
+            return
         if event.token_id is not None:
             self.n_written += 1
             self.last_token_at = now

@@ -82,13 +82,12 @@ class Worker:
     def submit(self, request: Request) -> Ticket:
         """Take a request in, or raise `ApiError`: 429 where too many wait, 400 where the engine could never do it."""
         self._check_room(request)
+        if self._is_closing or not self._thread.is_alive():
+            raise unavailable("the model is not in memory; try again", code="unloaded")
         ticket = Ticket(request, self.settings, self._cancel)
         self._tickets.add(ticket)
         self.last_used = time.monotonic()
         with self._condition:
-            if self._is_closing:
-                self._tickets.discard(ticket)
-                raise unavailable("the model is being unloaded; try again")
             self._submitted.append(ticket)
             self._condition.notify()
         return ticket
@@ -202,8 +201,10 @@ class Worker:
             if not ticket.is_done:
                 self._add(ticket)
         for ticket in cancelled:
-            if ticket.number is not None and self._works.pop(ticket.number, None) is not None:
-                self.engine.cancel(ticket.number)
+            number = ticket.number
+            if number is not None and number in self._works and self._works[number].ticket is ticket:
+                del self._works[number]  # another engine may have given the number to another
+                self.engine.cancel(number)
         return True
 
     def _add(self, ticket: Ticket) -> None:
@@ -232,9 +233,11 @@ class Worker:
     def _start_anew(self) -> None:
         self._failed_at.append(time.monotonic())
         lost, self._works = self._works, {}
-        for work in lost.values():
-            _call(work.ticket.loop, work.ticket.fail, ApiError(500, _FAILED, code="engine_error"))
-        self.engine = self._new_engine()
+        try:
+            self.engine = self._new_engine()
+        finally:  # without one the thread ends, and the worker is not ready
+            for work in lost.values():
+                _call(work.ticket.loop, work.ticket.fail, ApiError(500, _FAILED, code="engine_error"))
 
     def _new_engine(self) -> Engine:
         tokenizer = self.lm.tokenizer if self.lm.has_tokenizer else None

@@ -1,0 +1,156 @@
+"""A real process: starting, being told to stop or to read again, keys, several models."""
+
+import http.client
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coterie.errors import ConfigError
+from coterie.server.keys import add_key
+from coterie.server.run import check_address, open_socket
+from coterie.server.settings import Settings
+
+Start = Callable[..., Any]
+LONG = {"prompt": "Il était une fois", "max_tokens": 400, "stream": True, "ignore_eos": True}
+
+
+def test_it_serves(server: Any) -> None:
+    for path in ("/live", "/ready", "/health", "/v1/health"):
+        answer = server.get(path)
+        assert answer.status == 200 and answer.json == {"status": "ok"}
+    assert server.get("/v1/health", host="evil.example").status == 403
+
+
+def test_an_address_that_others_reach_needs_keys() -> None:
+    with pytest.raises(ConfigError) as e:
+        check_address(Settings(host="0.0.0.0"))
+    assert "--api-key-file" in str(e.value)
+    check_address(Settings(host="0.0.0.0", api_key_file="keys.txt"))
+    for host in ("127.0.0.1", "::1", "localhost"):
+        check_address(Settings(host=host))
+
+
+def test_a_port_in_use_is_one_sentence(server: Any) -> None:
+    with pytest.raises(ConfigError) as e:
+        open_socket(Settings(port=server.port))
+    assert f"port {server.port} of 127.0.0.1" in str(e.value) and "--port" in str(e.value)
+    with pytest.raises(ConfigError, match="--host"):
+        open_socket(Settings(host="no.such.host.invalid"))
+
+
+class Stream:
+    """A streamed answer, read to its end in a thread of its own."""
+
+    def __init__(self, server: Any, body: dict[str, Any]):
+        self.text, self.status, self.error = b"", 0, None
+        self.has_begun = threading.Event()
+        self._server, self._body = server, body
+        self.thread = threading.Thread(target=self._read)
+        self.thread.start()
+        assert self.has_begun.wait(30)
+
+    def _read(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=60)
+        try:
+            kind = {"content-type": "application/json"}
+            connection.request("POST", "/v1/completions", json.dumps(self._body), kind)
+            response = connection.getresponse()
+            self.status = response.status
+            while part := response.read1(65536):
+                self.text += part
+                self.has_begun.set()
+        except OSError as e:
+            self.error = e
+        finally:
+            self.has_begun.set()
+            connection.close()
+
+
+@pytest.fixture
+def needs_completions(server: Any) -> None:
+    if server.post("/v1/completions", {}).status == 404:
+        pytest.skip("there is no /v1/completions yet")
+
+
+@pytest.mark.usefixtures("needs_completions")
+def test_sigterm_lets_what_it_holds_finish(start_server: Start) -> None:
+    server = start_server()
+    stream = Stream(server, LONG)
+    server.process.send_signal(signal.SIGTERM)
+    server.wait_for("finishing 1 request")
+    assert server.get("/live").status == 200 and server.get("/ready").status == 503
+    answer = server.post("/v1/completions", LONG)
+    assert answer.status == 503 and answer.headers["x-should-retry"] == "true" and "retry-after" in answer.headers
+    assert server.process.wait(30) == 0
+    stream.thread.join(5)
+    assert stream.text.endswith(b"data: [DONE]\n\n") and b'"length"' in stream.text
+
+
+@pytest.mark.usefixtures("needs_completions")
+@pytest.mark.parametrize("how", ["after the drain", "by a second signal"])
+def test_what_does_not_finish_is_told(start_server: Start, how: str) -> None:
+    server = start_server("--drain", "0.3s" if how == "after the drain" else "30s")
+    stream = Stream(server, {**LONG, "max_tokens": 1800})
+    start = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    if how == "by a second signal":
+        server.wait_for("finishing 1 request")
+        server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(20) == 0 and time.monotonic() - start < 10
+    stream.thread.join(5)
+    assert b"shutting down" in stream.text and stream.text.endswith(b"data: [DONE]\n\n")
+
+
+def test_an_idle_server_ends_at_once(start_server: Start) -> None:
+    for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
+        server = start_server()
+        start = time.monotonic()
+        server.process.send_signal(number)
+        assert server.process.wait(20) == code and time.monotonic() - start < 5
+        assert not any("Traceback" in line for line in server.log)
+
+
+def test_sighup_reads_keys_and_models_anew(start_server: Start, tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    first = add_key(file, "alice")
+    server = start_server("--api-key-file", str(file))
+    second = add_key(file, "bob")
+    assert server.get("/v1/nothing", **{"x-api-key": second}).status == 401
+    server.process.send_signal(signal.SIGHUP)
+    server.wait_for("read again: demo")
+    assert server.get("/v1/nothing", **{"x-api-key": second}).status == 404
+    file.write_text("nonsense")
+    server.process.send_signal(signal.SIGHUP)
+    server.wait_for("the keys stay as they were")
+    assert server.get("/v1/nothing", authorization=f"Bearer {first}").status == 404
+    assert server.get("/ready").status == 200
+
+
+@pytest.mark.usefixtures("needs_completions")
+def test_sighup_does_not_drop_a_stream(start_server: Start) -> None:
+    server = start_server()
+    stream = Stream(server, {**LONG, "max_tokens": 600})
+    server.process.send_signal(signal.SIGHUP)
+    server.wait_for("read again: demo")
+    stream.thread.join(60)
+    assert stream.text.endswith(b"data: [DONE]\n\n") and b'"error"' not in stream.text
+    assert server.stop() == 0
+
+
+def test_a_model_that_cannot_be_loaded_is_one_sentence(tiny_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = shutil.copytree(tiny_folder, tmp_path / "broken")
+    weights = next(folder.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    command = [sys.executable, "-m", "coterie", "serve", str(folder), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and weights.name in done.stderr
