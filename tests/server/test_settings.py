@@ -1,3 +1,6 @@
+import re
+import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +80,13 @@ def test_times() -> None:
 )
 def test_loopback(host: str, is_local: bool) -> None:
     assert is_loopback(host) is is_local
+
+
+def test_the_page_names_every_setting_with_its_default() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", page, re.MULTILINE))
+    for f in fields(Settings):
+        shown = rows.pop(f.name).strip("`")
+        expected = None if shown == "none" else tomllib.loads(f"x = {shown}")["x"]
+        assert getattr(Settings(), f.name) == (tuple(expected) if isinstance(expected, list) else expected), f.name
+    assert rows == {}
