@@ -11,6 +11,8 @@ from typing import Any
 
 from coterie.engine.request import Request
 from coterie.engine.sequence import Event
+from coterie.errors import CoterieError
+from coterie.server.failures import ApiError
 from coterie.server.ticket import Ticket
 from coterie.server.tokens import Token, TokenReader
 from coterie.tokenizer import Tokenizer
@@ -27,7 +29,7 @@ class Part:
     tokens: list[Token]
     ids: list[int]
     finish_reason: str | None = None
-    error: str | None = None
+    failure: Exception | None = None
 
 
 class Sample:
@@ -41,7 +43,7 @@ class Sample:
         self._texts: list[str] = []
         self._tokens: list[Token] = []
         self._ids: list[int] = []
-        self._error: str | None = None
+        self.failure: Exception | None = None
 
     def take(self, event: Event) -> None:
         if event.text:
@@ -53,7 +55,9 @@ class Sample:
             self._reader.take(event)
             self._tokens += self._reader.release() if event.finish_reason is None else self._reader.finish()
         if event.finish_reason is not None:
-            self.finish_reason, self._error = event.finish_reason, event.error
+            self.finish_reason = event.finish_reason
+        if event.finish_reason == "error":
+            self.failure = _failure_of(event)
 
     @property
     def n_unshown(self) -> int:
@@ -64,7 +68,7 @@ class Sample:
         """What there is to show now, if anything; it is shown once."""
         if not (self._texts or self._tokens or self.finish_reason):
             return None
-        part = Part(self.index, "".join(self._texts), self._tokens, self._ids, self.finish_reason, self._error)
+        part = Part(self.index, "".join(self._texts), self._tokens, self._ids, self.finish_reason, self.failure)
         self._texts, self._tokens, self._ids = [], [], []
         return part
 
@@ -144,6 +148,13 @@ class Answer:
             "predicted_ms": round(predicted_ms, 3),
             "predicted_per_second": _rate(n_written, predicted_ms),
         }
+
+
+def _failure_of(event: Event) -> Exception:
+    """What may be said of it: the engine's sentence is for the user, that of any other exception is not."""
+    if isinstance(event.cause, ApiError | CoterieError):
+        return event.cause
+    return ApiError(500, event.error or "the model failed on this request", code="engine_error")
 
 
 def _rate(n: int, ms: float) -> float:

@@ -3,7 +3,17 @@
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from coterie.server import chat, health
+from coterie.server import (
+    chat,
+    completions,
+    embeddings,
+    fim,
+    health,
+    model_list,
+    openapi,
+    routing_routes,
+    tokenize_routes,
+)
 from coterie.server.failures import ApiError
 from coterie.server.guard import Guard
 from coterie.server.keys import Keys
@@ -13,7 +23,9 @@ from coterie.server.state import State
 
 __all__ = ["ROUTE_MODULES", "build_app"]
 
-ROUTE_MODULES = (chat, health)  # each has `routes(state) -> list[Route]`
+ROUTE_MODULES = (  # each has `routes(state) -> list[Route]`
+    *(chat, completions, embeddings, fim, health, model_list, openapi, routing_routes, tokenize_routes),
+)
 
 
 class App:

@@ -45,12 +45,21 @@ async def in_thread(n_characters: int, work: Callable[[], T], param: str) -> T:
         raise translated(e, param) from None
 
 
-def fit(request: Request, body: Sampled, served: Served, prompt: str, bound: tuple[str, int | None]) -> Asked:
-    """The request with its bound on new tokens. `prompt` and `bound` are the fields to blame.
+def fit(
+    request: Request,
+    body: Sampled,
+    served: Served,
+    prompt: str,
+    bound: tuple[str, int | None],
+    most: int | None = None,
+) -> Asked:
+    """The request with its bound on new tokens. `prompt` and `bound` are the fields to blame; `most` is the bound where
+    none is given, the server's own where that is None.
 
     Raises `ApiError` 400 `context_length_exceeded` with `n_prompt_tokens` and `n_ctx`, unless the middle may be cut.
     """
-    context, most = served.lm.config.max_position_embeddings, served.settings.max_tokens_default
+    context = served.lm.config.max_position_embeddings
+    most = served.settings.max_tokens_default if most is None else most
     name, given = bound
     truncated = None
     if body.truncate == "middle":

@@ -29,10 +29,10 @@ class Leaf:
         schema: dict[str, Any],
         culprit: Callable[[Any], tuple[int | str, Any, str] | None] = lambda value: None,
     ):
-        self.expected, self._check, self._schema, self._culprit = expected, check, schema, culprit
+        self.expected, self.fits, self.schema, self._culprit = expected, check, schema, culprit
 
     def read(self, value: Any) -> Any:
-        if self._check(value):
+        if self.fits(value):
             return value
         if (found := self._culprit(value)) is None:
             raise PydanticCustomError("value_error", "{expected}", {"expected": self.expected})
@@ -45,7 +45,7 @@ class Leaf:
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return dict(self._schema)
+        return dict(self.schema)
 
 
 def whole(low: int, high: int) -> Leaf:
@@ -88,14 +88,14 @@ def items(each: Leaf, least: int, most: int) -> Leaf:
     """A list of such leaves."""
     return Leaf(
         f"a list of {least} to {most}, each {each.expected}",
-        lambda v: type(v) is list and least <= len(v) <= most and all(each._check(x) for x in v),
-        {"type": "array", "items": each._schema, "minItems": least, "maxItems": most},
+        lambda v: type(v) is list and least <= len(v) <= most and all(each.fits(x) for x in v),
+        {"type": "array", "items": each.schema, "minItems": least, "maxItems": most},
         lambda v: _wrong_item(v, each) if type(v) is list and least <= len(v) <= most else None,
     )
 
 
 def _wrong_item(values: list[Any], each: Leaf) -> tuple[int, Any, str] | None:
-    return next(((i, x, each.expected) for i, x in enumerate(values) if not each._check(x)), None)
+    return next(((i, x, each.expected) for i, x in enumerate(values) if not each.fits(x)), None)
 
 
 def texts(most: int, longest: int) -> Leaf:
@@ -103,8 +103,8 @@ def texts(most: int, longest: int) -> Leaf:
     each, many = text(longest, 1), items(text(longest, 1), 0, most)
     return Leaf(
         f"text, or a list of at most {most} texts, each of 1 to {longest} characters",
-        lambda v: each._check(v) or many._check(v),
-        {"anyOf": [each._schema, many._schema]},
+        lambda v: each.fits(v) or many.fits(v),
+        {"anyOf": [each.schema, many.schema]},
         many._culprit,
     )
 

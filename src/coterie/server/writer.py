@@ -76,6 +76,9 @@ class Writer(ABC):
         async for number, events in read_all(self.answer.tickets):
             self.answer.take(number, events)
         parts = [part for sample in self.answer.samples if (part := sample.part()) is not None]
+        for sample in self.answer.samples:
+            if sample.failure is not None:
+                raise _error_of(sample.failure)
         choices = []
         for part in self.chosen(parts):
             choices.append({**self.choice(part), **self._extras(part, is_last=True)})
@@ -154,8 +157,8 @@ class Writer(ABC):
                 chunk["usage"] = self.answer.usage()
             if self.body.timings:
                 chunk["timings"] = self.answer.timings()
-        if part.error is not None:
-            chunk["error"] = ApiError(500, part.error, code="engine_error").body()["error"]
+        if part.failure is not None:
+            chunk["error"] = _error_of(part.failure).body()["error"]
         return frame(chunk)
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
@@ -196,7 +199,7 @@ class Writer(ABC):
 
     def finish_word(self, part: Part) -> str | None:
         """In the words of the dialect."""
-        is_full = part.finish_reason == "length" and self.asked[part.index // self.answer.n_each].is_to_the_brim
+        is_full = part.finish_reason == "length" and self.asked[-1].is_to_the_brim  # only chats are, which are single
         return "model_length" if is_full and self.context.dialect == "mistral" else part.finish_reason
 
     def _keep_routing(self) -> None:
