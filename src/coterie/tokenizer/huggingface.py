@@ -14,7 +14,13 @@ from typing import Any
 from coterie.errors import TokenizerError
 from coterie.tokenizer.marks import is_mark
 from coterie.tokenizer.protocol import check_ids, check_text
-from coterie.tokenizer.surface import byte_level_bytes, decode_byte_level, decode_plain, decode_sentencepiece
+from coterie.tokenizer.surface import (
+    byte_level_bytes,
+    decode_byte_level,
+    decode_plain,
+    decode_sentencepiece,
+    piece_bytes,
+)
 
 __all__ = ["HuggingFaceTokenizer"]
 
@@ -80,6 +86,15 @@ class HuggingFaceTokenizer:
         if token_id not in self._pieces:
             raise TokenizerError(f"token id {token_id} is not in the vocabulary of {self.vocab_size} tokens")
         return self._pieces[token_id]
+
+    def token_bytes(self) -> list[bytes | None]:
+        """For each id its bytes; None for a control token and for an id that the file leaves out."""
+        kinds = _decoder_types(self._content.get("decoder"))
+        added = frozenset(a["content"] for a in self._content["added_tokens"])
+        return [
+            None if (piece := self._texts.get(i)) is None else piece_bytes(piece, kinds, added)
+            for i in range(self.vocab_size)
+        ]
 
     def control_id(self, text: str) -> int | None:
         """The id of the control token `text`, or None."""

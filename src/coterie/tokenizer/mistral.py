@@ -68,6 +68,10 @@ class TekkenTokenizer:
         except UnicodeDecodeError:
             return "".join(f"<0x{b:02X}>" for b in data)
 
+    def token_bytes(self) -> list[bytes | None]:
+        """For each id its bytes; None for a control token."""
+        return [content if isinstance(content, bytes) else None for content in self.contents()]
+
     def control_id(self, text: str) -> int | None:
         """The id of the control token `text`, or None."""
         return self._model.get_special_token(text) if self._model.is_special(text) else None

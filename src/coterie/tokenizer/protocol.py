@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from coterie.errors import TokenizerError
 
-__all__ = ["SpacesOnce", "Tokenizer", "check_ids", "check_text"]
+__all__ = ["KnowsBytes", "SpacesOnce", "Tokenizer", "check_ids", "check_text"]
 
 
 class Tokenizer(Protocol):
@@ -52,6 +52,14 @@ class SpacesOnce(Protocol):
 
     def encode_after_mark(self, text: str) -> list[int]:
         """The ids of text that follows a control token."""
+
+
+@runtime_checkable
+class KnowsBytes(Protocol):
+    """A tokenizer that can say which bytes each token stands for; a grammar is about bytes."""
+
+    def token_bytes(self) -> list[bytes | None]:
+        """For each id its bytes, a space as a space; None for a control token, which has no text."""
 
 
 def check_text(text: str) -> str:

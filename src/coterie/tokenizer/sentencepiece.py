@@ -11,6 +11,7 @@ import sentencepiece
 
 from coterie.errors import TokenizerError
 from coterie.tokenizer.protocol import check_ids, check_text
+from coterie.tokenizer.sentencepiece_build import BYTE, NORMAL, USER_DEFINED
 from coterie.tokenizer.sentencepiece_file import SentencePieceFile, checked_model, read_model
 
 __all__ = ["SentencePieceTokenizer"]
@@ -88,6 +89,12 @@ class SentencePieceTokenizer:
         piece: str = self._model.id_to_piece(token_id)
         return piece
 
+    def token_bytes(self) -> list[bytes | None]:
+        """For each id its bytes: `▁une` is ` une`, `<0xE9>` that byte; None for a control token."""
+        file = self.contents()
+        found = [_bytes(piece, kind) for piece, kind in zip(file.pieces, file.types, strict=True)]
+        return found + [None] * (self.vocab_size - len(found))
+
     def control_id(self, text: str) -> int | None:
         """The id of the control token `text`, or None."""
         if text in self._added:
@@ -100,6 +107,12 @@ class SentencePieceTokenizer:
         """The id that the folder's settings name (a ChatML fine-tune ends with `<|im_end|>`), else the model's own."""
         named = self.control_id(special[key]) if special and key in special else None
         return _or_none(own) if named is None else named
+
+
+def _bytes(piece: bytes, kind: int) -> bytes | None:
+    if kind == BYTE:
+        return bytes([int(piece[3:5], 16)])
+    return piece.replace("▁".encode(), b" ") if kind in (NORMAL, USER_DEFINED) else None
 
 
 def _or_none(token_id: int) -> int | None:

@@ -6,9 +6,9 @@ Each decoder here reads from left to right: more pieces never change the text be
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
-__all__ = ["byte_level_bytes", "decode_byte_level", "decode_plain", "decode_sentencepiece"]
+__all__ = ["byte_level_bytes", "decode_byte_level", "decode_plain", "decode_sentencepiece", "piece_bytes"]
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -20,6 +20,9 @@ def byte_level_bytes() -> dict[str, int]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     moved = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(moved)}
+
+
+_BYTE_LEVEL = {c: bytes([b]) for c, b in byte_level_bytes().items()}
 
 
 def decode_byte_level(pieces: Iterable[str | None], alphabet: dict[str, int], added: frozenset[str]) -> str:
@@ -62,6 +65,15 @@ def decode_sentencepiece(pieces: Iterable[str | None], *, strips_space: bool) ->
 def decode_plain(pieces: Iterable[str | None]) -> str:
     """Words with a space between; None is a control token."""
     return " ".join(piece for piece in pieces if piece is not None)
+
+
+def piece_bytes(piece: str, decoders: Set[str], added: Set[str]) -> bytes:
+    """The bytes of one piece that is not a control token; `decoders` are the kinds that the file names."""
+    if "ByteLevel" in decoders:
+        return piece.encode() if piece in added else b"".join(_BYTE_LEVEL.get(c) or c.encode() for c in piece)
+    if match := _BYTE_PIECE.fullmatch(piece):
+        return bytes([int(match[1], 16)])
+    return piece.replace("▁", " ").encode()
 
 
 def _run_text(run: bytearray) -> str:
