@@ -26,6 +26,8 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)  # an open o
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _REST = bytes(set(range(256)) - set(b"{}[]"))
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_ODD_NUMBER = re.compile(rb"NaN|Infinity|[eE]\+?[0-9]{3}|[0-9]{200}")  # all others are finite, and read by C
+_IN_THREAD = 128 << 10  # bytes: what is larger takes more than a millisecond or two to parse
 _DISCARD_SECONDS = 3.0
 
 
@@ -88,7 +90,8 @@ async def read_json(request: Request) -> dict[str, Any]:
         raise ApiError(
             415, f"the content type is {kind[:80]!r}, expected application/json", code="unsupported_media_type"
         )
-    value = parse_json(await request.body())
+    body = await request.body()
+    value = parse_json(body) if len(body) < _IN_THREAD else await asyncio.to_thread(parse_json, body)
     if not isinstance(value, dict):
         raise refused(None, f"the body is a JSON {_kind(value)}, expected an object", code="invalid_json")
     return value
@@ -102,13 +105,13 @@ def parse_json(body: bytes) -> Any:
         raise refused(None, f"the body is not UTF-8 at byte {e.start}", code="invalid_json") from None
     check_depth(body)
     try:
-        value = json.loads(
-            text, parse_constant=_NotANumber, parse_float=_finite, parse_int=_whole, object_pairs_hook=_no_key_twice
-        )
+        numbers = _NUMBERS if _ODD_NUMBER.search(body) else {}
+        value = json.loads(text, object_pairs_hook=_no_key_twice, **numbers)
     except json.JSONDecodeError as e:
         where = f"line {e.lineno}, column {e.colno}"
         raise refused(None, f"the body is not JSON at {where}: {e.msg}", code="invalid_json") from None
-    _refuse_other_numbers(value)
+    if numbers:
+        _refuse_other_numbers(value)
     if _SURROGATE.search(body):
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -147,6 +150,9 @@ def _finite(text: str) -> Any:
 
 def _whole(text: str) -> Any:
     return int(text) if len(text) <= _MOST_DIGITS else _NotANumber(text)
+
+
+_NUMBERS: dict[str, Any] = {"parse_constant": _NotANumber, "parse_float": _finite, "parse_int": _whole}
 
 
 def _refuse_other_numbers(value: Any, place: str = "") -> None:

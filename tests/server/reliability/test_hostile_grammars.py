@@ -24,7 +24,8 @@ def test_hostile_grammars_are_refused_and_nobody_else_notices(url: str, figure: 
                 slowest = max(slowest, reply.seconds)
                 (field,) = fields
                 body = check_refusal(reply, 400)
-                assert body["param"] is not None and body["param"].split(".")[0] == field, body
+                is_named = body["param"] is not None and body["param"].split(".")[0] == field
+                assert is_named or "the body's JSON is nested deeper" in body["message"], body
                 assert len(body["message"]) < 600, body
             except (AssertionError, OSError, ValueError, LookupError) as e:
                 wrong.append(f"{name}: {type(e).__name__} {e}")
