@@ -67,7 +67,14 @@ async def _request(body: ChatBody, served: Served, owner: str) -> EngineRequest:
     params = params_of(body, logprobs=(body.top_logprobs or 0) if body.logprobs else None)
     grammar = await grammar_of(body, served)
     request = await encoded(body, served, params)
-    return replace(request, owner=owner, grammar=grammar, experts=edits, cache_salt=body.cache_salt or "")
+    return replace(
+        request,
+        owner=owner,
+        grammar=grammar,
+        experts=edits,
+        cache_salt=body.cache_salt or "",
+        wants_progress=bool(body.return_progress),
+    )
 
 
 async def encoded(body: Conversation, served: Served, params: Any) -> EngineRequest:

@@ -70,8 +70,9 @@ async def _requests(body: CompletionBody, served: Served, owner: str) -> list[En
     prompts = body.prompts
     size = sum(len(p) for p in prompts if isinstance(p, str))
     found = await in_thread(size, lambda: [served.lm.request(p, params) for p in prompts], "prompt")
-    salt = body.cache_salt or ""
-    return [replace(r, owner=owner, grammar=grammar, experts=edits, cache_salt=salt) for r in found]
+    more: dict[str, Any] = {"owner": owner, "grammar": grammar, "experts": edits}
+    more |= {"cache_salt": body.cache_salt or "", "wants_progress": bool(body.return_progress)}
+    return [replace(r, **more) for r in found]
 
 
 def _n_each(body: CompletionBody) -> int:

@@ -50,7 +50,7 @@ class ExpertsField(Body):
 class Sampled(Body):
     """A request that is answered with text."""
 
-    unread: ClassVar[tuple[str, ...]] = ("priority", "cache_salt", "service_tier")
+    unread: ClassVar[tuple[str, ...]] = ("priority", "service_tier")
 
     model: Annotated[str, text(256)] | None = None
     stream: Annotated[bool, flag()] | None = None
