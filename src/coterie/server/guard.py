@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -83,7 +84,7 @@ class Guard:
                 body = await read_body(exchange.headers, receive, self.state.settings)
                 exchange.is_read = True
             await _until_gone(self.app, exchange, receive, body)
-        except ConnectionError:
+        except (ConnectionError, ClientDisconnect):
             exchange.status = 499
         except asyncio.CancelledError:
             exchange.status = 499
@@ -156,6 +157,7 @@ class _Exchange:
         self.scope, self._send = scope, send
         self.headers = _headers(scope)
         self.status = 0
+        self.is_gone = False  # the client
         self.is_read = not has_body(self.headers)  # else the connection cannot be used again
         self.added: dict[str, str] = {}
         self._began = time.monotonic()
@@ -182,6 +184,8 @@ class _Exchange:
         return path
 
     async def send(self, message: Message) -> None:
+        if self.is_gone:
+            raise ConnectionResetError
         if message["type"] == "http.response.start":
             self.status = message["status"]
             present = {name.lower() for name, _ in message["headers"]}
@@ -236,6 +240,7 @@ async def _until_gone(app: ASGIApp, exchange: _Exchange, receive: Receive, body:
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
+        exchange.is_gone = True
         gone.set()
 
     handler = asyncio.ensure_future(app(exchange.scope, receive_again, exchange.send))
@@ -249,7 +254,10 @@ async def _until_gone(app: ASGIApp, exchange: _Exchange, receive: Receive, body:
             await asyncio.wait((handler,))
     if handler.cancelled():
         raise ConnectionResetError
-    handler.result()
+    try:
+        handler.result()
+    finally:
+        del handler  # it holds the exception, which holds this frame
 
 
 async def _nothing() -> Message:

@@ -6,6 +6,7 @@ A request line and headers have `header_timeout` seconds, on a fresh connection 
 
 import asyncio
 import json
+import socket
 import sys
 from typing import Any
 
@@ -37,6 +38,8 @@ class LimitedProtocol(H11Protocol):
         if len(self.connections) > self.limits.max_connections:
             transport.abort()
             return
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.reader_buffer // 2)  # the kernel doubles it
         self._await_header()
 
     def data_received(self, data: bytes) -> None:
