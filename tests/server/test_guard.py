@@ -291,6 +291,8 @@ def test_routes_are_counted_by_their_pattern(build: Ask, asgi: Ask) -> None:
     class Counts:
         seen: list[tuple[str, str, int]] = []  # noqa: RUF012
 
+        def watch(self, models: Models) -> None: ...
+
         def on_response(self, route: str, method: str, status: int, seconds: float) -> None:
             self.seen.append((route, method, status))
 
