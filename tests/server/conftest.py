@@ -206,7 +206,8 @@ def serving() -> Callable[..., Any]:
         from coterie.server.settings import Settings
 
         chosen = Settings(**{"access_log": False, **settings})
-        models = Models({"demo": "demo"}, (lambda _: load("demo")) if source == "demo" else lambda _: source, chosen)
+        find = (lambda _: load("demo")) if source == "demo" else lambda _: source
+        models = Models({"demo": "demo"}, find, chosen, None if metrics is None else metrics.of_model)
         await models.start()
         try:
             yield build_app(models, chosen, keys or Keys(), metrics)

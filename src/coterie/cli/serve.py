@@ -87,6 +87,7 @@ def _add_key(text: str, file: str | None) -> None:
 def _run(settings: "Settings", sources: dict[str, str]) -> None:
     from coterie.server.app import build_app
     from coterie.server.keys import Keys
+    from coterie.server.metrics import Metrics
     from coterie.server.models import Models
     from coterie.server.run import check_address, open_socket, serve
     from coterie.server.settings import is_loopback
@@ -102,7 +103,9 @@ def _run(settings: "Settings", sources: dict[str, str]) -> None:
         )
 
     def make_app() -> "App":
-        return build_app(Models(sources, load_with_bar, settings), settings, keys)
+        metrics = Metrics()
+        models = Models(sources, load_with_bar, settings, metrics.of_model)
+        return build_app(models, settings, keys, metrics)
 
     code = serve(make_app, sock, note)
     if code:

@@ -9,6 +9,7 @@ from coterie.server import (
     embeddings,
     fim,
     health,
+    metrics,
     model_list,
     openapi,
     routing_routes,
@@ -17,6 +18,7 @@ from coterie.server import (
 from coterie.server.failures import ApiError
 from coterie.server.guard import Guard
 from coterie.server.keys import Keys
+from coterie.server.metrics import Metrics
 from coterie.server.models import Models
 from coterie.server.settings import Settings
 from coterie.server.state import State
@@ -24,7 +26,7 @@ from coterie.server.state import State
 __all__ = ["ROUTE_MODULES", "build_app"]
 
 ROUTE_MODULES = (  # each has `routes(state) -> list[Route]`
-    *(chat, completions, embeddings, fim, health, model_list, openapi, routing_routes, tokenize_routes),
+    *(chat, completions, embeddings, fim, health, metrics, model_list, openapi, routing_routes, tokenize_routes),
 )
 
 
@@ -52,8 +54,8 @@ class _Marked:
         await self._router(scope, receive, send)
 
 
-def build_app(models: Models, settings: Settings, keys: Keys, metrics: object = None) -> App:
-    """The application for these models."""
+def build_app(models: Models, settings: Settings, keys: Keys, metrics: Metrics | None = None) -> App:
+    """The application for these models; the `metrics` are those that observe them."""
     return App(State(models, settings, keys, metrics))
 
 

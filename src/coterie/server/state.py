@@ -1,12 +1,15 @@
 """What the routes of one running server share. Each module of routes exports `routes(state)`."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from coterie.server.keys import Keys
 from coterie.server.models import Models
 from coterie.server.routing_answer import Shelf
 from coterie.server.settings import Settings
+
+if TYPE_CHECKING:
+    from coterie.server.metrics import Metrics
 
 __all__ = ["State"]
 
@@ -18,7 +21,7 @@ class State:
     models: Models
     settings: Settings
     keys: Keys
-    metrics: Any = None
+    metrics: "Metrics | None" = None
     shelf: Shelf = field(default_factory=Shelf)  # routing of recent answers
     is_draining: bool = field(default=False)
     n_in_flight: int = field(default=0)

@@ -97,6 +97,11 @@ class Worker:
         return len(self._tickets)
 
     @property
+    def n_waiting(self) -> int:
+        """Of those in flight, the ones that the engine has not begun with."""
+        return sum(t.is_waiting for t in self._tickets)
+
+    @property
     def is_ready(self) -> bool:
         """Its thread steps, and has not failed again and again."""
         since, now = self._step_since, time.monotonic()
@@ -107,7 +112,7 @@ class Worker:
     @property
     def is_open(self) -> bool:
         """There is room for one more to wait."""
-        return sum(t.is_waiting for t in self._tickets) < self.settings.max_queue_requests
+        return self.n_waiting < self.settings.max_queue_requests
 
     def fail_all(self, error: ApiError) -> None:
         """End everything at once; each reader gets the sentence."""
