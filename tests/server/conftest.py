@@ -17,6 +17,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from coterie.errors import RequestError
+from coterie.server.body import read_json
 
 READY = re.compile(r"serving \S+ on (http://\S+)")
 
@@ -215,3 +221,82 @@ def serving() -> Callable[..., Any]:
             await models.close()
 
     return start
+
+
+class Probe:
+    """A module of routes: an echo, failures of each kind, and one that never ends."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def routes(self, state: Any) -> list[Route]:
+        async def echo(request: Request) -> Response:
+            return JSONResponse({"body": await read_json(request), "key": request.state.key.name})
+
+        async def fail(request: Request) -> Response:
+            if request.path_params["how"] == "ours":
+                raise RequestError("temperature is 3, expected 2")
+            raise ZeroDivisionError("/secret/path/0x7f00")
+
+        async def endless(request: Request) -> Response:
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                self.seen.append("cancelled")
+            return Response()
+
+        async def stream(request: Request) -> Response:
+            async def parts() -> Any:
+                try:
+                    while True:
+                        yield b"data: x\n\n"
+                        await asyncio.sleep(0.001)
+                finally:
+                    self.seen.append("closed")
+
+            return StreamingResponse(parts())
+
+        async def torn(request: Request) -> Response:
+            async def parts() -> Any:
+                yield b"x"
+                raise ValueError
+
+            return StreamingResponse(parts())
+
+        return [
+            Route("/v1/echo", echo, methods=["POST"]),
+            Route("/v1/fail/{how}", fail, methods=["GET"]),
+            Route("/v1/endless", endless, methods=["POST"]),
+            Route("/v1/stream", stream, methods=["POST"]),
+            Route("/v1/torn", torn, methods=["POST"]),
+            Route("/metrics", nothing, methods=["GET"]),
+        ]
+
+
+async def nothing(request: Request) -> Response:
+    return Response("")
+
+
+@pytest.fixture
+def probe() -> Probe:
+    """Routes of the tests, and what happened in them."""
+    return Probe()
+
+
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch, probe: Probe) -> Callable[..., Any]:
+    """`build(keys, metrics, **settings)`: the application with the probe's routes too, and no model."""
+    from coterie.server import app as application
+    from coterie.server.keys import Keys
+    from coterie.server.models import Models
+    from coterie.server.settings import Settings
+
+    monkeypatch.setattr(application, "ROUTE_MODULES", (*application.ROUTE_MODULES, probe))
+
+    def build(keys: Any = None, metrics: Any = None, **fields: Any) -> Any:
+        settings = Settings(**{"access_log": False, **fields})
+        return application.build_app(
+            Models({"demo": "demo"}, lambda _: None, settings), settings, keys or Keys(), metrics
+        )  # type: ignore[arg-type, return-value]
+
+    return build
