@@ -17,16 +17,19 @@ void decode(const Kernels& kernels, Pool& pool, const DecoderCall& call) {
     const LayerWeights& w = call.layers[l];
     kernels.linear(pool, {call.x, call.type, call.T, call.D, w.attention_norm, w.qkv, w.n_qkv, qkv, call.type, width});
     AttentionCall attention = a;
-    attention.qkv = qkv, attention.k = w.k, attention.v = w.v, attention.out = mixed;
+    attention.qkv = qkv, attention.pages = w.pages, attention.out = mixed;
     kernels.attention(pool, attention);
     kernels.linear(pool, {mixed, call.type, call.T, inner, {}, w.o, w.n_o, y, call.type, call.D});
     kernels.add(pool, {call.x, y, call.type, call.T * call.D, call.x});
     kernels.norm(pool, {call.x, call.type, call.T, call.D, w.moe_norm, normed});
-    int32_t* ids = call.ids + l * call.T * w.S;
-    float* weights = call.weights + l * call.T * w.S;
+    int32_t* ids = call.ids + l * call.T * call.S;
+    float* weights = call.weights + l * call.T * call.S;
     float* logits = call.logits + l * call.T * w.E;
-    kernels.route(pool, {normed, call.type, call.T, call.D, w.router, w.E, w.S, w.renormalise, ids, weights, logits});
-    kernels.experts(pool, {normed, call.type, call.T, call.D, w.F, ids, weights, w.S, w.gate_up, w.down, w.E, y});
+    RouteEdits edits = call.edits;
+    if (edits.of_row) edits.bias += l * w.E;
+    kernels.route(pool, {normed, call.type, call.T, call.D, w.router, w.E, call.S, w.K, w.renormalise, edits, ids, weights,
+                         logits});
+    kernels.experts(pool, {normed, call.type, call.T, call.D, w.F, ids, weights, call.S, w.gate_up, w.down, w.E, y});
     kernels.add(pool, {call.x, y, call.type, call.T * call.D, call.x});
   }
 }

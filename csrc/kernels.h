@@ -14,7 +14,8 @@ namespace coterie {
 
 class Pool;
 
-enum class Type : int { F32 = 0, F16 = 1, BF16 = 2 };  // of activations, norms, keys and values
+// Of activations, norms, keys and values; I8 only of the last two, with a float32 scale for each key of each head.
+enum class Type : int { F32 = 0, F16 = 1, BF16 = 2, I8 = 3 };
 
 enum class Scales : int { F16 = 0, F16_OFFSET = 1, SUPER = 2, SUPER_MIN = 3, SUPER_NIBBLE = 4 };
 
@@ -78,19 +79,28 @@ struct ExpertsCall {
   void* out;
 };
 
-// qkv [T, (H + 2G)·P] -> out [T, H·P]. Queries and keys are turned by cos, sin [T, P] (sin signed for half-split rows);
-// keys and values go to places [slots, n_places, G, P] of the cache, position p at place p % n_places where there is a
-// window; a query at position i sees keys i - window + 1 .. i.
+constexpr int64_t PAGE = 64;  // positions
+
+struct Pages {  // keys and values [pages, PAGE, G, P] of a layer; scales [pages, PAGE, G] where they are I8
+  void* k = nullptr;
+  void* v = nullptr;
+  float* k_scales = nullptr;
+  float* v_scales = nullptr;
+};
+
+// qkv [T, (H + 2G)·P] -> out [T, H·P]. Queries and keys are turned by cos, sin [T, P] (sin signed for half-split rows).
+// Position p of a slot lies in page tables[slot, p / PAGE], where new keys and values go before any query looks; a query
+// at position i sees keys i - window + 1 .. i.
 struct AttentionCall {
   const void* qkv;
   Type type;
   int64_t T, H, G, P;
   const float* cos;
   const float* sin;
-  void* k;
-  void* v;
+  Pages pages;
   Type cache_type;
-  int64_t n_places;
+  const int32_t* tables;  // [slots, table_stride]
+  int64_t table_stride;
   const int64_t* sequences;
   int64_t B;       // [B, 3]: slot, first position, number of new rows
   int64_t window;  // 0: none
@@ -99,14 +109,22 @@ struct AttentionCall {
 };
 
 // logits [T, E] = x · weight^T in float32; the S largest, lowest id first among equals; weights: softmax over those S,
-// or over all E where `renormalise` is false
+// or over all E where `renormalise` is false. A row takes K slots, the rest are -1 with weight 0; a row with an edit takes
+// what the edit says, and chooses and weighs logits + bias.
+struct RouteEdits {
+  const int32_t* of_row = nullptr;  // [T]: which edit, or -1; null: no row has any
+  const float* bias = nullptr;      // [edits, E], an edit every `stride` numbers
+  int64_t stride = 0;
+  const int32_t* top_k = nullptr;  // [edits]
+};
 struct RouteCall {
   const void* x;
   Type type;
   int64_t T, D;
   const float* weight;
-  int64_t E, S;
+  int64_t E, S, K;
   bool renormalise;
+  RouteEdits edits;
   int32_t* ids;
   float* weights;
   float* logits;
@@ -172,13 +190,12 @@ struct LayerWeights {
   const Matrix* o;
   int n_o;
   const float* router;
-  int64_t E, S;
+  int64_t E, K;
   bool renormalise;
   const Matrix* gate_up;
   const Matrix* down;
   int64_t F;
-  void* k;
-  void* v;
+  Pages pages;
 };
 struct DecoderCall {
   void* x;
@@ -186,7 +203,9 @@ struct DecoderCall {
   int64_t T, D;
   const LayerWeights* layers;
   int64_t n_layers;
-  AttentionCall attention;  // all but qkv, k, v and out
+  AttentionCall attention;  // all but qkv, pages and out
+  int64_t S;                // slots of a row
+  RouteEdits edits;         // of layer 0; those of layer l are E · l further on
   int32_t* ids;
   float* weights;
   float* logits;

@@ -121,9 +121,28 @@ inline void add(Pool& pool, const AddCall& call) {
   });
 }
 
+// The K largest scores, the lowest id first among equals, and their softmax; the slots behind them stay unused.
+inline void choose(const RouteCall& call, const float* scores, int64_t K, int32_t* ids, float* weights) {
+  for (int64_t s = 0; s < K; s++) {
+    int64_t best = -1;
+    for (int64_t e = 0; e < call.E; e++) {
+      const bool is_taken = std::find(ids, ids + s, (int32_t)e) != ids + s;
+      if (!is_taken && (best < 0 || scores[e] > scores[best])) best = e;
+    }
+    ids[s] = (int32_t)best;
+  }
+  double sum = 0;
+  for (int64_t e = 0; e < call.E; e++)
+    if (!call.renormalise || std::find(ids, ids + K, (int32_t)e) != ids + K)
+      sum += std::exp((double)scores[e] - scores[ids[0]]);
+  for (int64_t s = 0; s < K; s++) weights[s] = (float)(std::exp((double)scores[ids[s]] - scores[ids[0]]) / sum);
+  std::fill(ids + K, ids + call.S, -1);
+  std::fill(weights + K, weights + call.S, 0.0f);
+}
+
 inline void route(Pool& pool, const RouteCall& call) {
   pool.run(call.T, std::max<int64_t>(1, 65536 / (call.D * call.E)), [&](int64_t begin, int64_t end, int thread) {
-    auto* row = (float*)pool.scratch(thread, ROW, (padded(call.D) + W) * 4);
+    auto* row = (float*)pool.scratch(thread, ROW, (padded(call.D) + W + call.E) * 4);
     for (int64_t t = begin; t < end; t++) {
       read_row(row, call.x, call.type, t, call.D, call.D, Norm{}, nullptr);
       float* logits = call.logits + t * call.E;
@@ -140,22 +159,14 @@ inline void route(Pool& pool, const RouteCall& call) {
         logits[e] = sum_lanes(coterie::COTERIE_ISA::add(coterie::COTERIE_ISA::add(sum[0], sum[1]),
                                                         coterie::COTERIE_ISA::add(sum[2], sum[3])));
       }
-      int32_t* ids = call.ids + t * call.S;
-      float* weights = call.weights + t * call.S;
-      for (int64_t s = 0; s < call.S; s++) {  // the largest not yet taken, the lowest id first among equals
-        int64_t best = -1;
-        for (int64_t e = 0; e < call.E; e++) {
-          const bool is_taken = std::find(ids, ids + s, (int32_t)e) != ids + s;
-          if (!is_taken && (best < 0 || logits[e] > logits[best])) best = e;
-        }
-        ids[s] = (int32_t)best;
+      const int32_t edit = call.edits.of_row ? call.edits.of_row[t] : -1;
+      const float* scores = logits;
+      if (edit >= 0) {
+        float* edited = row + padded(call.D) + W;
+        for (int64_t e = 0; e < call.E; e++) edited[e] = logits[e] + call.edits.bias[edit * call.edits.stride + e];
+        scores = edited;
       }
-      double sum = 0;
-      for (int64_t e = 0; e < call.E; e++)
-        if (!call.renormalise || std::find(ids, ids + call.S, (int32_t)e) != ids + call.S)
-          sum += std::exp((double)logits[e] - logits[ids[0]]);
-      for (int64_t s = 0; s < call.S; s++)
-        weights[s] = (float)(std::exp((double)logits[ids[s]] - logits[ids[0]]) / sum);
+      choose(call, scores, edit >= 0 ? call.edits.top_k[edit] : call.K, call.ids + t * call.S, call.weights + t * call.S);
     }
   });
 }

@@ -2,16 +2,20 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from coterie.config import ModelConfig
-from coterie.engine.cache import SlotCache
+from coterie.engine.cache import PagedCache
 from coterie.engine.runner import Runner
+from coterie.errors import ResourceError
 from coterie.kernels import cpu
+from coterie.kernels.pages import PAGE
 from coterie.model import Transformer
 from coterie.model.attention import WholeSequences
 
 
-def cache_of(window: int | None = None) -> SlotCache:
+def cache_of(window: int | None = None, n_pages: int | None = None) -> PagedCache:
     config = ModelConfig(
         vocab_size=8,
         hidden_size=2,
@@ -20,7 +24,7 @@ def cache_of(window: int | None = None) -> SlotCache:
         num_key_value_heads=1,
         sliding_window=window,
     )
-    return SlotCache(config, torch.float32)
+    return PagedCache(config, torch.float32, n_pages=n_pages)
 
 
 def keys(*numbers: float) -> torch.Tensor:
@@ -28,7 +32,7 @@ def keys(*numbers: float) -> torch.Tensor:
     return torch.tensor(numbers, dtype=torch.float32)[:, None, None].expand(-1, 1, 2)
 
 
-def feed(cache: SlotCache, slot: int, *numbers: float) -> list:
+def feed(cache: PagedCache, slot: int, *numbers: float) -> list:
     plan = cache.prefill([(slot, len(numbers))])
     plan.extend(1, keys(*numbers), keys(*numbers))
     return plan.extend(0, keys(*numbers), keys(*numbers))
@@ -38,56 +42,98 @@ def numbers(x: torch.Tensor) -> list[float]:
     return x[..., 0, 0].flatten().tolist()
 
 
-def test_the_worked_example_of_the_ring() -> None:
+def held(cache: PagedCache, slot: int) -> list[float]:
+    found = numbers(cache.held(0, slot)[0])
+    assert numbers(cache.held(1, slot)[1]) == found
+    return found
+
+
+def test_the_worked_example_of_sharing() -> None:
+    cache = cache_of()
+    feed(cache, 0, *range(70))
+    cache.reserve(2)
+    cache.copy(0, 1)
+    assert cache._held == [[0, 1], [0, 1]] and cache.n_free == cache.n_pages - 2
+    feed(cache, 1, 1000)
+    assert cache._held == [[0, 1], [0, 2]]
+    feed(cache, 0, 2000)
+    assert cache._held == [[0, 1], [0, 2]], "the last one to write needs no copy"
+    assert held(cache, 0) == [*range(70), 2000] and held(cache, 1) == [*range(70), 1000]
+    cache.truncate(1, 64)
+    assert cache._held == [[0, 1], [0]] and held(cache, 1) == list(range(64))
+
+
+def test_a_chunk_sees_the_window_and_itself() -> None:
     cache = cache_of(window=4)
     feed(cache, 0, 0, 1, 2, 3, 4, 5)
-    assert numbers(cache.k[0][0]) == [4, 5, 2, 3]
     (segment,) = feed(cache, 0, 6, 7, 8)
     assert numbers(segment.k_BCGP) == [3, 4, 5, 6, 7, 8]
     assert segment.mask_BSC.int().tolist() == [[[1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1]]]
-    assert numbers(cache.k[0][0]) == [8, 5, 6, 7]
-    assert numbers(cache.held(0, 0)[0]) == [5, 6, 7, 8] == numbers(cache.held(1, 0)[1])
+    assert held(cache, 0) == [5, 6, 7, 8]
 
 
-def test_one_token_in_the_ring_sees_the_window_without_a_mask() -> None:
+def test_one_token_sees_the_window_without_a_mask() -> None:
     cache = cache_of(window=4)
     feed(cache, 0, 0, 1, 2, 3, 4, 5)
     plan = cache.decode(1)
     (segment,) = plan.extend(0, keys(6), keys(6))
     assert plan.positions_T.tolist() == [6]
-    assert sorted(numbers(segment.k_BCGP)) == [3, 4, 5, 6] and segment.mask_BSC is None and not segment.is_causal
+    assert numbers(segment.k_BCGP) == [3, 4, 5, 6] and segment.mask_BSC is None and not segment.is_causal
 
 
-def test_the_ring_never_grows_past_the_window() -> None:
-    cache = cache_of(window=100)
+def test_what_is_out_of_the_window_is_given_back() -> None:
+    cache = cache_of(window=100, n_pages=None)
     feed(cache, 0, *range(1000))
     for i in range(300):
         cache.decode(1).extend(0, keys(i), keys(i))
-    assert cache.n_places == 100
-    assert all(store.numel() == 1 * 100 * 1 * 2 for store in (*cache.k, *cache.v))
+        assert cache.n_pages - cache.n_free <= 17
+    assert cache.n_pages - cache.n_free == 3 and numbers(cache.held(0, 0)[0]) == list(range(200, 300))
 
 
-@pytest.mark.parametrize("window", [1, 3, 4, None])
-@pytest.mark.parametrize("chunks", [[9], [1] * 9, [2, 3, 4], [4, 5], [8, 1], [3, 6]])
+@pytest.mark.parametrize("window", [None, 1, 64, 65, 100])
+@pytest.mark.parametrize("chunk", [1, 7, 64, 200])
+def test_no_sequence_needs_more_pages_than_foretold(window: int | None, chunk: int) -> None:
+    cache, n = cache_of(window), 400
+    most = cache.pages_for(n, chunk)
+    fixed = cache_of(window, n_pages=most)
+    for start in range(0, n, chunk):
+        feed(fixed, 0, *range(start, min(start + chunk, n)))
+    assert fixed.lengths == [n] and fixed.n_pages == most
+
+
+@pytest.mark.parametrize("window", [1, 3, 64, 70, None])
+@pytest.mark.parametrize("chunks", [[150], [1] * 150, [64, 64, 22], [63, 1, 86], [100, 50]])
 def test_any_chunks_leave_the_same_cache(window: int | None, chunks: list[int]) -> None:
-    at_once, in_chunks, start = cache_of(window), cache_of(window), 0
-    feed(at_once, 0, *range(9))
+    in_chunks, start = cache_of(window), 0
     for n in chunks:
         feed(in_chunks, 0, *range(start, start + n))
         start += n
-    assert torch.equal(at_once.k[0], in_chunks.k[0]) and at_once.lengths == in_chunks.lengths == [9]
-    kept = 9 if window is None else window
-    assert numbers(in_chunks.held(0, 0)[0]) == list(range(9 - kept, 9))
+    kept = 150 if window is None else window
+    assert in_chunks.lengths == [150] and held(in_chunks, 0) == list(range(150 - kept, 150))
 
 
 def test_the_store_grows_by_doubling_and_keeps_what_is_there() -> None:
     cache = cache_of()
-    feed(cache, 0, *range(64))
-    assert cache.n_places == 64
+    feed(cache, 0, *range(PAGE))
+    assert cache.n_pages == 1
     feed(cache, 0, 64)
-    assert cache.n_places == 128 and numbers(cache.held(0, 0)[0]) == list(range(65))
-    cache.reserve(3, 10)
-    assert cache.k[1].shape[0] == 3 and cache.lengths == [65, 0, 0]
+    assert cache.n_pages == 2 and held(cache, 0) == list(range(65))
+    feed(cache, 0, *range(65, 129))
+    assert cache.n_pages == 4
+    cache.reserve(3, 1000)
+    assert cache.n_free >= 16 and cache.lengths == [129, 0, 0] and held(cache, 0) == list(range(129))
+
+
+def test_a_fixed_cache_that_is_full_says_so_and_stays_usable() -> None:
+    cache = cache_of(n_pages=2)
+    feed(cache, 0, *range(100))
+    with pytest.raises(ResourceError, match="all 2 pages of 64 tokens are in use"):
+        cache.prefill([(0, 10), (1, 5)])
+    assert cache.lengths == [100, 0] and cache.n_free == 0
+    feed(cache, 0, *range(100, 110))
+    assert held(cache, 0) == list(range(110))
+    cache.clear(0)
+    assert cache.n_free == 2
 
 
 def test_sequences_of_several_lengths_are_one_masked_segment() -> None:
@@ -97,7 +143,7 @@ def test_sequences_of_several_lengths_are_one_masked_segment() -> None:
     plan = cache.decode(2)
     (segment,) = plan.extend(0, keys(11, 23), keys(11, 23))
     assert plan.positions_T.tolist() == [1, 3]
-    assert segment.k_BCGP[..., 0, 0].tolist() == [[10, 11, 0, 0], [20, 21, 22, 23]]
+    assert segment.k_BCGP[..., 0, 0].tolist() == [[10, 11, 11, 11], [20, 21, 22, 23]]
     assert segment.mask_BSC.int().tolist() == [[[1, 1, 0, 0]], [[1, 1, 1, 1]]]
 
 
@@ -112,16 +158,25 @@ def test_prompts_of_several_sequences_are_a_segment_each() -> None:
     assert second.mask_BSC.int().tolist() == [[[1, 1, 0], [1, 1, 1]]] and numbers(second.k_BCGP) == [20, 21, 22]
 
 
+def test_new_tokens_of_some_beside_a_prompt_of_another() -> None:
+    cache = cache_of()
+    for slot in range(3):
+        feed(cache, slot, 10 * slot)
+    parts = cache.prefill([(0, 1), (2, 1), (1, 2), (3, 1)]).extend(0, keys(1, 21, 11, 12, 30), keys(*range(5)))
+    assert [(s.start, s.stop) for s in parts] == [(0, 2), (2, 4), (4, 5)]
+    assert [s.k_BCGP[..., 0, 0].tolist() for s in parts] == [[[0, 1], [20, 21]], [[10, 11, 12]], [[30]]]
+
+
 def test_copy_and_move() -> None:
     cache = cache_of(window=4)
-    cache.reserve(3, 4)
+    cache.reserve(3)
     feed(cache, 0, *range(6))
     cache.copy(0, 2)
     cache.move(2, 1)
     assert cache.lengths == [6, 6, 0]
-    assert numbers(cache.held(1, 1)[0]) == numbers(cache.held(1, 0)[0]) == [2, 3, 4, 5]
+    assert held(cache, 1) == held(cache, 0) == [2, 3, 4, 5]
     cache.move(1, 1)
-    assert cache.lengths == [6, 0, 0]
+    assert cache.lengths == [6, 0, 0] and cache.n_pages - cache.n_free == 1
 
 
 def test_a_cleared_slot_hides_what_was_there() -> None:
@@ -130,6 +185,143 @@ def test_a_cleared_slot_hides_what_was_there() -> None:
     cache.clear(0)
     (segment,) = feed(cache, 0, 7)
     assert numbers(segment.k_BCGP) == [7]
+
+
+def test_a_text_begins_with_what_another_one_held() -> None:
+    cache = cache_of()
+    ids = list(range(150))
+    feed(cache, 0, *ids)
+    cache.remember(0, ids)
+    assert cache.match(ids) == 149 and cache.match(ids, "other") == 0 and cache.match([9, *ids]) == 0
+    other = [*ids[:140], 7, 7, 7]
+    cache.reserve(2)
+    assert cache.adopt(1, other) == 140 and held(cache, 1) == ids[:140]
+    assert cache._held[1][:2] == cache._held[0][:2] and cache._held[1][2] != cache._held[0][2]
+    feed(cache, 0, 150)
+    feed(cache, 1, 7, 7, 7)
+    assert held(cache, 0) == [*ids, 150] and held(cache, 1) == other
+    cache.clear(0)
+    cache.clear(1)
+    assert cache.n_free == cache.n_pages and cache.match(ids) == 149, "pages that nobody uses stay"
+
+
+def test_the_next_turn_goes_on_in_the_same_page() -> None:
+    cache = cache_of(n_pages=1)
+    feed(cache, 0, *range(10))
+    cache.remember(0, range(10))
+    cache.clear(0)
+    assert cache.adopt(0, [*range(10), 10, 11]) == 10
+    feed(cache, 0, 10, 11)
+    cache.remember(0, range(12))
+    cache.clear(0)
+    assert cache.match(range(13)) == 12 and cache.n_free == 1
+
+
+def test_what_was_released_longest_ago_goes_first_and_the_end_of_a_text_before_its_beginning() -> None:
+    cache = cache_of(n_pages=4)
+    for start in (0, 1000):
+        feed(cache, 0, *range(start, start + 128))
+        cache.remember(0, range(start, start + 128))
+        cache.clear(0)
+    assert cache.n_free == 4
+    feed(cache, 0, *range(5))
+    assert cache.match(range(200)) == 64 and cache.match(range(1000, 1200)) == 128
+    feed(cache, 0, *range(100))
+    assert cache.match(range(200)) == 0 and cache.match(range(1000, 1200)) == 128
+
+
+def test_without_a_page_to_spare_what_was_remembered_is_written_over() -> None:
+    cache = cache_of(n_pages=1)
+    feed(cache, 0, *range(20))
+    cache.remember(0, range(20))
+    cache.truncate(0, 10)
+    feed(cache, 0, 99)
+    assert held(cache, 0) == [*range(10), 99] and cache.match(range(21)) == 0
+
+
+def test_a_window_shares_what_it_still_sees() -> None:
+    """The first pages are gone; a text that goes on far behind them needs none of them."""
+    cache = cache_of(window=70, n_pages=8)
+    ids = list(range(300))
+    for i in range(0, 300, 50):
+        feed(cache, 0, *ids[i : i + 50])
+    cache.remember(0, ids)
+    assert cache._held[0][:2] == [-1, -1]
+    assert cache.match([*ids, 5, 6]) == 300
+    assert cache.match([*ids[:180], 5, 6]) == 0, "its window would see what is gone"
+    cache.reserve(2)
+    assert cache.adopt(1, [*ids, 5, 6]) == 300 and held(cache, 1) == held(cache, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+@pytest.mark.parametrize("window", [None, 24, 64, 100])
+def test_sharing_changes_no_bit(window: int | None, dtype: torch.dtype, make_model: Callable[..., Transformer]) -> None:
+    """Random texts added, copied, cut, adopted, remembered, moved: hidden rows are those of each text read alone."""
+    if cpu.used() == "reference":
+        pytest.skip("the native kernels are not built")
+    model = make_model(hidden_size=32, intermediate_size=32, num_hidden_layers=2, sliding_window=window)
+    texts = torch.randint(3, 6, (3, 220), generator=torch.Generator().manual_seed(1)).tolist()
+    texts[1][:130], texts[2][:70] = texts[0][:130], texts[0][:70]
+    with torch.inference_mode():
+        alone = [Runner(model, cache_dtype=dtype).feed([(0, text)]).hidden_TD for text in texts]
+    slots, sizes = st.integers(0, 3), st.sampled_from([1, 2, 9, 60, 64, 100])
+    step = st.one_of(
+        st.tuples(st.just("feed"), slots, sizes, slots, sizes),
+        st.tuples(st.just("copy"), slots, slots),
+        st.tuples(st.just("move"), slots, slots),
+        st.tuples(st.just("draft"), slots, sizes),
+        st.tuples(st.just("cut"), slots, st.integers(0, 30)),
+        st.tuples(st.just("adopt"), slots, st.integers(0, 2)),
+        st.tuples(st.just("remember"), slots),
+        st.tuples(st.just("clear"), slots),
+    )
+
+    @settings(deadline=None, max_examples=40 if settings.default and settings.default.max_examples < 1000 else 500)
+    @given(st.booleans(), st.lists(step, min_size=4, max_size=16))
+    def check(is_fixed: bool, steps: list[tuple]) -> None:
+        cache = (runner := Runner(model, 20 if is_fixed else None, dtype)).cache
+        cache.reserve(4)
+        of_slot = [0] * 4
+
+        def feed(parts: dict[int, int], junk: bool = False) -> None:
+            work = [(slot, texts[of_slot[slot]][(at := cache.lengths[slot]) : at + n]) for slot, n in parts.items()]
+            work = [(slot, [3] * len(ids) if junk else ids) for slot, ids in work if ids]
+            if not work:
+                return
+            first = {slot: cache.lengths[slot] for slot, _ in work}
+            hidden_TD = runner.feed(work).hidden_TD
+            if junk:
+                for slot, n in first.items():
+                    cache.truncate(slot, n)
+                return
+            expected = [alone[of_slot[slot]][first[slot] : first[slot] + len(ids)] for slot, ids in work]
+            assert torch.equal(hidden_TD, torch.cat(expected))
+
+        for name, slot, *more in steps:
+            if name == "feed":
+                feed({slot: more[0], more[1]: more[2]})
+            elif name == "draft":  # tokens that turn out wrong
+                feed({slot: more[0]}, junk=True)
+                feed({slot: more[0]})
+            elif name in ("copy", "move") and slot != more[0]:
+                getattr(cache, name)(slot, more[0])
+                of_slot[more[0]] = of_slot[slot]
+            elif name == "cut" and (window is None or more[0] == 0):
+                cache.truncate(slot, max(0, cache.lengths[slot] - more[0]))
+            elif name == "adopt":
+                of_slot[slot], n = more[0], cache.match(texts[more[0]])
+                assert cache.adopt(slot, texts[more[0]]) == n == cache.lengths[slot]
+            elif name == "remember":
+                cache.remember(slot, texts[of_slot[slot]])
+            elif name == "clear":
+                cache.clear(slot)
+        for slot in range(4):
+            feed({slot: 3})
+            cache.clear(slot)
+        assert cache.n_free == cache.n_pages and not any(cache._pool._holders)
+
+    with torch.inference_mode():
+        check()
 
 
 def test_whole_texts() -> None:
@@ -142,11 +334,14 @@ def test_whole_texts() -> None:
     assert WholeSequences(1, 3).extend(0, keys(1, 2, 3), keys(1, 2, 3))[0].is_causal
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int8])
 @pytest.mark.parametrize("window", [None, 5])
-def test_a_cache_narrower_than_the_activations(window: int | None, make_model: Callable[..., Transformer]) -> None:
+def test_a_cache_narrower_than_the_activations(
+    window: int | None, dtype: torch.dtype, make_model: Callable[..., Transformer]
+) -> None:
     """Packed models compute in float32 and keep float16: without native kernels, several of them at once failed."""
     model = make_model(sliding_window=window)
-    model.cache_dtype = torch.float16
+    model.cache_dtype = dtype
     ids = [[5, 6, 7, 8, 9, 10, 11], [12, 13]]
     with cpu.use("reference"):
         runner, alone = Runner(model), [Runner(model), Runner(model)]

@@ -20,7 +20,7 @@ COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 FLAGS = ["-std=c++20", "-O1", "-static", "-pthread", "-Wall", "-Werror", "-ffp-contract=off", "-Wno-psabi"]
 ISA = ["-DCOTERIE_ARM", "-DCOTERIE_ISA=neon", "-DCOTERIE_NEON", "-march=armv8.2-a+dotprod+fp16"]  # as in CMakeLists.txt
 LINEAR, EXPERTS, ATTENTION, ROUTE, NORM, ADD, EMBED, REPACK, SWIGLU, ARGMAX = range(1, 11)
-_SIZES = (4, 2, 2)  # of float32, float16, bfloat16
+_SIZES = (4, 2, 2, 1)  # of float32, float16, bfloat16, int8
 _SMALL_BLOCKS = {(4, 0): 18, (4, 1): 20, (5, 0): 22, (5, 1): 24, (8, 0): 34}  # ggml's bytes for 32 weights
 _SUPER_BLOCKS = {2: 84, 3: 110, 4: 144, 5: 176, 6: 210}  # for 256
 
@@ -148,23 +148,29 @@ class Emulator:
         self._call(EXPERTS, [type, T, D, F, S, len(experts)], blobs, [m for both in experts for m in both])
 
     def attention(
-        self, qkv: int, type: int, T: int, H: int, G: int, P: int, cos: int, sin: int, k: int, v: int, cache_type: int,
-        n_places: int, sequences: int, B: int, window: int, scale: float, out: int,
+        self, qkv: int, type: int, T: int, H: int, G: int, P: int, cos: int, sin: int, k: int, v: int, k_scales: int,
+        v_scales: int, cache_type: int, tables: int, table_stride: int, sequences: int, B: int, window: int,
+        scale: float, out: int,
     ) -> None:  # fmt: skip
         slots = 1 + max(struct.unpack(f"{3 * B}q", ctypes.string_at(sequences, 24 * B))[::3])
-        cache, size = slots * n_places * G * P * _SIZES[cache_type], _SIZES[type]
-        numbers = [type, T, H, G, P, cache_type, n_places, B, window, _bits(scale)]
-        turns = [(cos, T * P * 4, False), (sin, T * P * 4, False), (k, cache, True), (v, cache, True)]
-        ends = [(sequences, 24 * B, False), (out, T * H * P * size, True)]
-        self._call(ATTENTION, numbers, [(qkv, T * (H + 2 * G) * P * size, False), *turns, *ends])
+        n_pages = 1 + max(struct.unpack(f"{slots * table_stride}i", ctypes.string_at(tables, slots * table_stride * 4)))
+        n_keys, size = n_pages * 64 * G, _SIZES[type]
+        cache, scales = n_keys * P * _SIZES[cache_type], n_keys * 4 if cache_type == 3 else 0
+        numbers = [type, T, H, G, P, cache_type, table_stride, B, window, _bits(scale)]
+        turns = [(cos, T * P * 4, False), (sin, T * P * 4, False)]
+        pages = [(k, cache, True), (v, cache, True), (k_scales, scales, True), (v_scales, scales, True)]
+        ends = [(tables, slots * table_stride * 4, False), (sequences, 24 * B, False), (out, T * H * P * size, True)]
+        self._call(ATTENTION, numbers, [(qkv, T * (H + 2 * G) * P * size, False), *turns, *pages, *ends])
 
     def route(
-        self, x: int, type: int, T: int, D: int, weight: int, E: int, S: int, renormalise: bool, ids: int,
-        weights: int, logits: int,
+        self, x: int, type: int, T: int, D: int, weight: int, E: int, S: int, K: int, renormalise: bool,
+        edit_of_row: int, bias: int, top_k: int, ids: int, weights: int, logits: int,
     ) -> None:  # fmt: skip
+        n = 1 + max(struct.unpack(f"{T}i", ctypes.string_at(edit_of_row, T * 4))) if edit_of_row else 0
         inputs = [(x, T * D * _SIZES[type], False), (weight, E * D * 4, False)]
+        edits = [(edit_of_row, T * 4 if edit_of_row else 0, False), (bias, n * E * 4, False), (top_k, n * 4, False)]
         outputs = [(ids, T * S * 4, True), (weights, T * S * 4, True), (logits, T * E * 4, True)]
-        self._call(ROUTE, [type, T, D, E, S, int(renormalise)], inputs + outputs)
+        self._call(ROUTE, [type, T, D, E, S, K, int(renormalise)], inputs + edits + outputs)
 
     def norm(self, x: int, type: int, T: int, D: int, weight: int, weight_type: int, eps: float, out: int) -> None:
         n = T * D * _SIZES[type]

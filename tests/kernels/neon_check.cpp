@@ -112,16 +112,19 @@ int main() {
       case 3: {
         AttentionCall c{};
         c.type = m.type(), c.T = m.number(), c.H = m.number(), c.G = m.number(), c.P = m.number();
-        c.cache_type = m.type(), c.n_places = m.number(), c.B = m.number(), c.window = m.number(), c.scale = m.real();
-        c.qkv = m.blob(), c.cos = (float*)m.blob(), c.sin = (float*)m.blob(), c.k = m.blob(), c.v = m.blob();
+        c.cache_type = m.type(), c.table_stride = m.number(), c.B = m.number(), c.window = m.number(), c.scale = m.real();
+        c.qkv = m.blob(), c.cos = (float*)m.blob(), c.sin = (float*)m.blob(), c.pages.k = m.blob(), c.pages.v = m.blob();
+        c.pages.k_scales = (float*)m.blob(), c.pages.v_scales = (float*)m.blob(), c.tables = (int32_t*)m.blob();
         c.sequences = (int64_t*)m.blob(), c.out = m.blob();
         kernels_neon.attention(*pool, c);
         break;
       }
       case 4: {
         RouteCall c{};
-        c.type = m.type(), c.T = m.number(), c.D = m.number(), c.E = m.number(), c.S = m.number(), c.renormalise = m.number() != 0;
-        c.x = m.blob(), c.weight = (float*)m.blob(), c.ids = (int32_t*)m.blob(), c.weights = (float*)m.blob();
+        c.type = m.type(), c.T = m.number(), c.D = m.number(), c.E = m.number(), c.S = m.number(), c.K = m.number();
+        c.renormalise = m.number() != 0;
+        c.x = m.blob(), c.weight = (float*)m.blob(), c.edits.of_row = (int32_t*)m.blob(), c.edits.stride = c.E;
+        c.edits.bias = (float*)m.blob(), c.edits.top_k = (int32_t*)m.blob(), c.ids = (int32_t*)m.blob(), c.weights = (float*)m.blob();
         c.logits = (float*)m.blob();
         kernels_neon.route(*pool, c);
         break;

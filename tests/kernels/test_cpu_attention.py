@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from coterie.kernels import cpu, reference
+from coterie.kernels.pages import PAGE, Pages
 
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
+CACHES = (*TYPES, torch.int8)
 
 
 def rotary(positions_T: Tensor, P: int, *, exact: bool) -> tuple[Tensor, Tensor]:
@@ -29,20 +31,23 @@ def rotary(positions_T: Tensor, P: int, *, exact: bool) -> tuple[Tensor, Tensor]
 
 @dataclass
 class History:
-    """All a sequence was fed: what the cache should know, and no ring forgets."""
+    """All a sequence was fed: what the cache should know."""
 
     k: list[Tensor] = field(default_factory=list)
     v: list[Tensor] = field(default_factory=list)
 
 
 class Twin:
-    """Calls the kernel for several slots and checks every output and every place of the cache."""
+    """Calls the kernel for several slots, whose pages lie in any order, and checks every output and the cache."""
 
-    def __init__(self, H: int, G: int, P: int, window: int | None, n_places: int, n_slots: int, cache: torch.dtype):
-        self.H, self.G, self.P, self.window, self.n_places = H, G, P, window, n_places
-        self.k, self.v = (torch.zeros(n_slots, n_places, G, P, dtype=cache) for _ in range(2))
-        self.histories = [History() for _ in range(n_slots)]
+    def __init__(self, H: int, G: int, P: int, window: int | None, n_positions: int, n_slots: int, cache: torch.dtype):
+        self.H, self.G, self.P, self.window = H, G, P, window
         self.generator = torch.Generator().manual_seed(H * 1000 + P)
+        self.pages = Pages(1, G, P, cache, torch.device("cpu"))
+        n = -(-n_positions // PAGE)
+        self.pages.grow(n_slots * n)
+        self.tables = torch.randperm(n_slots * n, generator=self.generator).int().view(n_slots, n)
+        self.histories = [History() for _ in range(n_slots)]
 
     def rows(self, n: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(n, self.H + 2 * self.G, self.P, generator=self.generator).to(dtype)
@@ -57,8 +62,10 @@ class Twin:
         row, limit = 0, {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
         for slot, first, n in sequences:
             history = self.histories[slot]
-            history.k += list(turned[row : row + n, self.H : self.H + self.G].to(self.k.dtype))
-            history.v += list(qkv[row : row + n, self.H + self.G :].to(self.v.dtype))
+            history.k += list(turned[row : row + n, self.H : self.H + self.G].to(self.kept))
+            history.v += list(qkv[row : row + n, self.H + self.G :].to(self.kept))
+            if self.pages.has_scales:
+                history.k[first:], history.v[first:] = (list(t) for t in self.read(slot, first, first + n))
             for i in range(n):
                 expected = self.attend(turned[row + i, : self.H].double(), history, first + i)
                 error = (out[row + i].double() - expected.flatten()).abs().max() / expected.abs().max()
@@ -67,8 +74,17 @@ class Twin:
             self.check_cache(slot)
         return out
 
+    @property
+    def kept(self) -> torch.dtype:
+        return torch.float32 if self.pages.has_scales else self.pages.dtype
+
     def call(self, qkv: Tensor, turns: tuple[Tensor, Tensor], sequences: list[tuple[int, int, int]]) -> Tensor:
-        return cpu.attention(qkv, turns, self.k, self.v, torch.tensor(sequences, dtype=torch.int64), self.window)
+        at = torch.tensor(sequences, dtype=torch.int64)
+        return cpu.attention(qkv, turns, self.pages, 0, self.tables, at, self.window)
+
+    def read(self, slot: int, first: int, stop: int) -> tuple[Tensor, Tensor]:
+        at = torch.arange(first, stop)
+        return self.pages.read(0, self.tables[slot].long()[at // PAGE] * PAGE + at % PAGE)
 
     def attend(self, q_HP: Tensor, history: History, position: int) -> Tensor:
         first = 0 if self.window is None else max(0, position - self.window + 1)
@@ -78,13 +94,10 @@ class Twin:
         return torch.einsum("hc,chp->hp", weights, v)
 
     def check_cache(self, slot: int) -> None:
-        """Position p at place p, or in a ring at p % places, the last ones only."""
         history = self.histories[slot]
-        n = len(history.k)
-        for position in range(max(0, n - self.n_places), n):
-            place = position % self.n_places
-            torch.testing.assert_close(self.k[slot, place], history.k[position])
-            assert torch.equal(self.v[slot, place], history.v[position])
+        k, v = self.read(slot, 0, len(history.k))
+        torch.testing.assert_close(k, torch.stack(history.k))
+        assert torch.equal(v, torch.stack(history.v))
 
 
 @pytest.mark.parametrize(("H", "G", "P"), [(4, 4, 8), (4, 2, 16), (6, 1, 64), (8, 2, 36), (32, 8, 2)])
@@ -104,43 +117,66 @@ def test_types_of_rows_and_of_the_cache(isa: str, dtype: torch.dtype, cache: tor
     twin.feed([(0, 1), (1, 1)], dtype, exact=True)
 
 
-@pytest.mark.parametrize("cache", TYPES)
+@pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("window", [1, 3, 16, 70])
-def test_a_ring_that_wraps(isa: str, cache: torch.dtype, window: int) -> None:
-    """Chunks that end in it, that cross its end, that are longer than it, and single rows between them."""
-    twin = Twin(4, 2, 8, window, window, 2, cache)
+def test_a_window(isa: str, cache: torch.dtype, window: int) -> None:
+    """Chunks within it, longer than it, and single rows between them."""
+    twin = Twin(4, 2, 8, window, 500, 2, cache)
     for n in (2, 1, window, window + 1, 3 * window + 2, 1, 1, 5):
         twin.feed([(1, n)], exact=True)
     twin.feed([(0, 2 * window + 1), (1, 1)], exact=True)
     twin.feed([(0, 1), (1, window)], exact=True)
 
 
-def test_a_window_larger_than_the_places_so_far(isa: str) -> None:
-    """The cache grows up to the window: before that, no position wraps."""
-    twin = Twin(4, 2, 8, 64, 20, 1, torch.float32)
-    twin.feed([(0, 13)])
-    twin.feed([(0, 1)])
-    twin.feed([(0, 6)])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_eight_bits_are_those_of_the_reference(isa: str, dtype: torch.dtype) -> None:
+    """The numbers and the scales that the kernel keeps are those that torch would; zeros, infinities and NaN too."""
+    twin = Twin(4, 2, 20, None, 64, 1, torch.int8)
+    qkv, turns = twin.rows(9, dtype), rotary(torch.arange(9), 20, exact=True)
+    qkv[1, 4:] = 0
+    qkv[2, 6, 3], qkv[3, 6, 3], qkv[4, 6:] = torch.inf, torch.nan, 1e-35
+    twin.call(qkv, turns, [(0, 0, 9)])
+    expected = Pages(1, 2, 20, torch.int8, torch.device("cpu"))
+    expected.grow(1)
+    turned = reference.rotate(qkv.float(), *turns)
+    expected.write(0, torch.arange(9), turned[:, 4:6], qkv[:, 6:])
+    for found, wanted in zip((twin.pages.k, twin.pages.v), (expected.k, expected.v), strict=True):
+        assert torch.equal(found[0], wanted[0])
+    torch.testing.assert_close(twin.pages.k_scales[0], expected.k_scales[0], rtol=0, atol=0)
+    torch.testing.assert_close(twin.pages.v_scales[0], expected.v_scales[0], rtol=0, atol=0, equal_nan=True)
+    error = (twin.read(0, 5, 9)[1] - qkv[5:, 6:].float()).abs().amax(-1)
+    assert (error <= qkv[5:, 6:].float().abs().amax(-1) / 253).all()
 
 
 @pytest.mark.parametrize("window", [None, 9, 80])
-@pytest.mark.parametrize("cache", TYPES)
+@pytest.mark.parametrize("cache", CACHES)
 def test_bits_do_not_depend_on_how_rows_come(isa: str, window: int | None, cache: torch.dtype) -> None:
-    """One call, chunks, single rows, and others beside them: the same outputs and the same cache."""
+    """One call, chunks, single rows, others beside them, other pages: the same outputs and the same cache."""
     n, slots = 150, 3
-    twin = Twin(4, 2, 16, window, window or n, slots, cache)
+    twin = Twin(4, 2, 16, window, n, slots, cache)
     qkv, turns = twin.rows(n), rotary(torch.arange(n), 16, exact=False)
     whole = twin.call(qkv, turns, [(0, 0, n)])
-    k, v = twin.k[0].clone(), twin.v[0].clone()
+    kept = [t.clone() for t in twin.read(0, 0, n)]
     for size in (1, 7, 64, 100):
-        twin.k.zero_(), twin.v.zero_()
+        twin.tables = twin.tables.flatten()[torch.randperm(twin.tables.numel())].view(slots, -1)
         for first in range(0, n, size):
             part, others = qkv[first : first + size], twin.rows(6)
             angles = tuple(torch.cat((t[:6], t[first : first + size])) for t in turns)
             at = [(0, 0, 2), (2, 0, 4), (1, first, len(part))]
             out = twin.call(torch.cat((others, part)), angles, at)
             assert torch.equal(out[6:], whole[first : first + size]), (size, first)
-        assert torch.equal(twin.k[1], k) and torch.equal(twin.v[1], v)
+        assert all(map(torch.equal, twin.read(1, 0, n), kept))
+
+
+@pytest.mark.parametrize("cache", [torch.float32, torch.int8])
+def test_two_sequences_read_the_same_page(isa: str, cache: torch.dtype) -> None:
+    twin = Twin(4, 2, 16, None, 128, 2, cache)
+    qkv, turns = twin.rows(70), rotary(torch.arange(70), 16, exact=False)
+    twin.call(qkv[:64], tuple(t[:64] for t in turns), [(0, 0, 64)])
+    twin.tables[1, 0] = twin.tables[0, 0]
+    rest = torch.cat((qkv[64:], qkv[64:]))
+    out = twin.call(rest, tuple(torch.cat((t[64:], t[64:])) for t in turns), [(0, 64, 6), (1, 64, 6)])
+    assert torch.equal(out[:6], out[6:])
 
 
 def test_large_scores(isa: str) -> None:

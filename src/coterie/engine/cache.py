@@ -1,239 +1,205 @@
-"""Keys and values of many sequences: one slot each, growing to the text's length or, with a window, a ring of its size.
+"""Keys and values of many sequences in pages of 64 tokens, which sequences that begin alike share.
 
-`prefill` and `decode` plan one forward pass; the plan is the `KeyValueCache` that attention sees. Native kernels read
-and write the slots themselves; for torch's attention `extend` does it and says in segments what each row may look at.
-Decoding sequences must sit in slots 0..B-1, so that they are one segment and no key is copied; `move` closes a hole.
+A sequence has a slot; its table names the page of each 64 positions. Position p lies in page table[p // 64] at place
+p % 64: positions are absolute, a sliding window only gives back the pages that no later query looks at. A page is
+copied before it is written to if somebody else counts on what lies there: another slot, or the tree of what was
+remembered (`prefix.py`). Where things lie changes no bit of any result.
 
-Position p lives at place p % W of its slot (W the window; without one W is infinite, so place p).
-Example, W = 4, after 6 tokens: places [4, 5, 2, 3]; token 6 goes to place 2, over token 2, which it may not see:
-key j is visible to query i where 0 <= i - j < W, as in transformers. A chunk of 3 more tokens (6, 7, 8) attends to the
-past 3..5, read from the ring before anything is overwritten, and to itself, under the mask
-    key    3 4 5 6 7 8
-    query 6  1 1 1 1 . .
-    query 7  . 1 1 1 1 .
-    query 8  . . 1 1 1 1
-and leaves places [8, 5, 6, 7]. Of a chunk longer than W, only the last W tokens are kept.
-
-Shapes: T tokens of all sequences, B sequences, S new positions of one, C places, G key/value heads, P head width.
+Example, slots 0 and 1 after `copy(0, 1)` of 70 tokens: both tables are [4, 9]. Slot 1 gets token 70: page 9 goes to 2
+in six places, and its table is [4, 2]. `truncate(1, 64)` gives page 2 back.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from coterie.config import ModelConfig
-from coterie.kernels import cached_attention, is_native
-from coterie.model.attention import Rotary, Segment, attend_segments, window_mask
+from coterie.engine.pages import PagePool
+from coterie.engine.plan import Plan
+from coterie.engine.prefix import NOWHERE, PrefixTree
+from coterie.errors import ResourceError
+from coterie.kernels.pages import PAGE, Pages
 
-__all__ = ["Decode", "Prefill", "SlotCache"]
+__all__ = ["CHUNK", "PagedCache"]
 
-_SMALLEST = 64  # places; capacity doubles from here
+CHUNK = 512  # most prompt tokens of one pass: bounds memory, and the wait of sequences that are decoding
 
 
-class SlotCache:
-    """`lengths[slot]` is the number of tokens a slot has been fed; the store grows by doubling, up to the window."""
+class PagedCache:
+    """`lengths[slot]` is the number of tokens a slot has been fed. `n_pages` None: the cache grows by doubling; else a
+    pass that finds no page raises `ResourceError`. `dtype` torch.int8 keeps 8 bits a number and a scale a key."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device | str = "cpu"):
-        self._config, self._dtype, self.device = config, dtype, torch.device(device)
-        self.window = config.sliding_window
+    def __init__(
+        self, config: ModelConfig, dtype: torch.dtype, device: torch.device | str = "cpu", n_pages: int | None = None
+    ):
+        c = config
+        self.window = c.sliding_window
         self.lengths: list[int] = []
-        self.k: list[Tensor] = []  # per layer, [slots, places, G, P]
-        self.v: list[Tensor] = []
-        self.reserve(1, _SMALLEST)
+        self.store = Pages(c.num_hidden_layers, c.num_key_value_heads, c.head_dim, dtype, torch.device(device))
+        self._tree = PrefixTree(self.window)
+        self._pool = PagePool(self.store, self._tree, n_pages)
+        self._held: list[list[int]] = []  # by slot: the page of each 64 positions, -1 out of the window
+        self._room: list[int] = []  # by slot: positions below can be written to without further ado
+        self._tables = torch.zeros((1, 8), dtype=torch.int32)  # `_held` as kernels read it
+        self.reserve(1)
 
     @property
-    def n_places(self) -> int:
-        return self.k[0].shape[1]
+    def k(self) -> list[Tensor]:
+        """Per layer [pages, 64, G, P]."""
+        return self.store.k
 
-    def reserve(self, n_slots: int, n_positions: int) -> None:
-        """Room for this many sequences of this many tokens; what is there stays."""
-        n_places = n_positions if self.window is None else min(n_positions, self.window)
-        old_slots, old_places = self.k[0].shape[:2] if self.k else (0, 0)
-        if n_slots <= old_slots and n_places <= old_places:
-            return
-        n_slots = max(n_slots, old_slots)
-        if n_places > old_places:
-            n_places = max(n_places, 2 * old_places)
-            n_places = n_places if self.window is None else min(n_places, self.window)
-        n_places = max(n_places, old_places)
-        self.lengths += [0] * (n_slots - len(self.lengths))
-        self.k = self._grown(self.k, n_slots, n_places)
-        self.v = self._grown(self.v, n_slots, n_places)
+    @property
+    def v(self) -> list[Tensor]:
+        return self.store.v
 
-    def _grown(self, stores: list[Tensor], n_slots: int, n_places: int) -> list[Tensor]:
-        c = self._config
-        grown = []
-        for layer in range(c.num_hidden_layers):
-            # zeros, because 0 · NaN is NaN: a masked place must hold a number
-            new = torch.zeros(
-                (n_slots, n_places, c.num_key_value_heads, c.head_dim), dtype=self._dtype, device=self.device
-            )
-            if stores:
-                old = stores[layer]
-                new[: old.shape[0], : old.shape[1]] = old
-                stores[layer] = new  # the old one goes before the next is made
-            grown.append(new)
-        return grown
+    @property
+    def n_pages(self) -> int:
+        return self._pool.n_pages
+
+    @property
+    def n_free(self) -> int:
+        """Pages that no slot holds; what is remembered in them goes when they are needed."""
+        return self._pool.n_free
+
+    def pages_for(self, n_tokens: int, chunk: int = CHUNK) -> int:
+        """The most pages that a sequence of so many tokens holds at once, read in passes of at most `chunk` tokens."""
+        n_pages = -(-n_tokens // PAGE)
+        if self.window is None:
+            return n_pages
+        return min(n_pages, (self.window + chunk - 3) // PAGE + 2)  # of positions anywhere: ceil((n - 1) / 64) + 1
+
+    def reserve(self, n_slots: int, n_tokens: int = 0) -> None:
+        """So many slots and, where the cache grows, room for so many tokens more."""
+        n_new = n_slots - len(self.lengths)
+        if n_new > 0:
+            self.lengths += [0] * n_new
+            self._room += [0] * n_new
+            self._held += [[] for _ in range(n_new)]
+            self._widen(n_slots, 0)
+        if n_tokens:
+            self._pool.reserve(self.pages_for(n_tokens))
 
     def clear(self, slot: int) -> None:
-        self.lengths[slot] = 0
+        self._cut(slot, 0)
+        self.lengths[slot] = self._room[slot] = 0
 
-    @torch.inference_mode()
+    def truncate(self, slot: int, n: int) -> None:
+        """Forget all but the first n tokens, as if the others had never been fed."""
+        assert 0 <= n <= self.lengths[slot]
+        held, oldest = self._held[slot], 0 if self.window is None else max(0, n - self.window + 1)
+        assert n == 0 or held[min(oldest, n - 1) // PAGE] >= 0, "the window has given back what these tokens would see"
+        self._cut(slot, -(-n // PAGE))
+        self.lengths[slot] = self._room[slot] = n
+
     def copy(self, source: int, target: int) -> None:
-        """Make `target` a copy of `source`."""
-        n = min(self.lengths[source], self.n_places)
-        for store in (*self.k, *self.v):
-            store[target, :n] = store[source, :n]
-        self.lengths[target] = self.lengths[source]
+        """`target` becomes the same text as `source`, in the same pages."""
+        if source == target:
+            return
+        self.clear(target)
+        n = self.lengths[source]
+        self._held[target] = self._held[source][: -(-n // PAGE)]
+        for page in self._held[target]:
+            if page >= 0:
+                self._pool.hold(page)
+        self.lengths[target] = self._room[target] = self._room[source] = n
+        self._show(target)
 
     def move(self, source: int, target: int) -> None:
         """`target` takes over the sequence of `source`, which becomes empty."""
         if source != target:
-            self.copy(source, target)
+            self.clear(target)
+            self._held[target], self._held[source] = self._held[source], []
+            self.lengths[target], self._room[target] = self.lengths[source], self._room[source]
+            self._show(target)
         self.clear(source)
 
+    def match(self, ids: Sequence[int], salt: str = "") -> int:
+        """How many of the first tokens are at hand; at least the last one is left to read."""
+        return self._tree.find(ids, salt).n
+
+    def adopt(self, slot: int, ids: Sequence[int], salt: str = "") -> int:
+        """Make a slot begin with these tokens, as far as they are at hand: how many."""
+        self.clear(slot)
+        match = self._tree.find(ids, salt)
+        held = self._held[slot] = [*match.pages, *([match.partial] if match.n_copied else [])]
+        for page in held:
+            if page >= 0:
+                self._pool.hold(page)
+        if match.n_copied:
+            try:
+                held[-1] = self._pool.own(match.partial, match.n_copied)
+            except ResourceError:
+                self.clear(slot)
+                raise
+        self.lengths[slot] = self._room[slot] = match.n
+        self._show(slot)
+        return match.n
+
+    def remember(self, slot: int, ids: Sequence[int], salt: str = "") -> None:
+        """What a slot holds, its tokens being `ids`, may be the beginning of other texts from now on."""
+        n = min(len(ids), self.lengths[slot])
+        self._tree.insert(ids[:n], self._held[slot], salt)
+
     def held(self, layer: int, slot: int) -> tuple[Tensor, Tensor]:
-        """Keys and values that a slot still holds, oldest first: [positions, G, P] each."""
+        """Keys and values that the next token may look at and itself takes no place of: [positions, G, P] each."""
         n = self.lengths[slot]
-        first = 0 if self.window is None else max(0, n - self.window)
-        places = self.places(first, n)
-        return self.k[layer][slot].index_select(0, places), self.v[layer][slot].index_select(0, places)
+        at = torch.arange(0 if self.window is None else max(0, n - self.window), n)
+        rows = self._tables[slot].long()[at // PAGE] * PAGE + at % PAGE
+        return self.store.read(layer, rows.to(self.store.device))
 
-    def places(self, start: int, stop: int) -> Tensor:
-        """Where positions start..stop-1 live in their slot."""
-        positions = torch.arange(start, stop, device=self.device)
-        return positions if self.window is None else positions % self.window
-
-    def prefill(self, work: Sequence[tuple[int, int]]) -> "Prefill":
+    def prefill(self, work: Sequence[tuple[int, int]]) -> Plan:
         """Plan a pass over (slot, new tokens) pairs, whose rows follow one another in that order."""
-        self.reserve(max(slot for slot, _ in work) + 1, 0)
-        self.reserve(0, max(self.lengths[slot] + n for slot, n in work))
-        return Prefill(self, work)
+        self.reserve(max(slot for slot, _ in work) + 1)
+        lengths, room = self.lengths, self._room
+        sequences = [(slot, lengths[slot], n) for slot, n in work]
+        for slot, first, n in sequences:
+            if first + n > room[slot]:
+                self._prepare(slot, first, n)
+        for slot, first, n in sequences:
+            lengths[slot] = first + n
+        return Plan(self.store, self._tables, sequences, self.window)
 
-    def decode(self, n_sequences: int) -> "Decode":
+    def decode(self, n_sequences: int) -> Plan:
         """Plan a pass of one new token for each of the slots 0..n_sequences-1."""
-        self.reserve(n_sequences, max(self.lengths[:n_sequences], default=0) + 1)
-        return Decode(self, n_sequences)
+        return self.prefill([(slot, 1) for slot in range(n_sequences)])
 
+    def _prepare(self, slot: int, first: int, n: int) -> None:
+        """Pages for n tokens from `first` on that nobody else counts on; those out of the window go."""
+        held = self._held[slot]
+        try:
+            if self.window is not None:
+                i = max(0, first - self.window + 1) // PAGE - 1
+                while i >= 0 and held[i] >= 0:
+                    self._pool.release(held[i])
+                    held[i] = NOWHERE
+                    i -= 1
+            at, place = divmod(first, PAGE)
+            if place:
+                held[at] = self._pool.own(held[at], place)
+            while len(held) * PAGE < first + n:
+                held.append(self._pool.take())
+        finally:
+            self._show(slot)
+        self._room[slot] = len(held) * PAGE
 
-class _Plan:
-    """One pass over new rows of some slots. `sequences_B3`: slot, first position and number of rows of each."""
+    def _cut(self, slot: int, n_pages: int) -> None:
+        held = self._held[slot]
+        while len(held) > n_pages:
+            page = held.pop()
+            if page >= 0:
+                self._pool.release(page)
 
-    def __init__(self, cache: SlotCache, sequences: Sequence[tuple[int, int, int]]):
-        self.cache = cache
-        self.sequences_B3 = torch.tensor(sequences, dtype=torch.int64)
+    def _show(self, slot: int) -> None:
+        held = self._held[slot]
+        self._widen(len(self.lengths), len(held))
+        self._tables[slot, : len(held)] = torch.tensor(held, dtype=torch.int32)
 
-    def attend(self, layer: int, qkv: Tensor, rotary: Rotary, n_kv_heads: int) -> Tensor:
-        cache = self.cache
-        if is_native(qkv):
-            return cached_attention(qkv, rotary, cache.k[layer], cache.v[layer], self.sequences_B3, cache.window)
-        return attend_segments(self, layer, qkv, rotary, n_kv_heads)
-
-    def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> Sequence[Segment]:
-        raise NotImplementedError
-
-
-class Decode(_Plan):
-    """One new token for each of B sequences: one segment; a mask only where lengths differ."""
-
-    def __init__(self, cache: SlotCache, n_sequences: int):
-        lengths = cache.lengths[:n_sequences]
-        cache.lengths[:n_sequences] = [n + 1 for n in lengths]
-        super().__init__(cache, [(slot, n, 1) for slot, n in enumerate(lengths)])
-        self._B = n_sequences
-        window, stride = cache.window or (1 << 62), cache.n_places
-        self._C = min(max(lengths) + 1, window)
-        self.positions_T = torch.tensor(lengths, device=cache.device)
-        self._rows_B = torch.tensor([slot * stride + n % window for slot, n in enumerate(lengths)], device=cache.device)
-        self._first_row = lengths[0] % window
-        seen = [min(n + 1, window) for n in lengths]
-        self._mask_B1C = None
-        if min(seen) < self._C:
-            seen_B11 = torch.tensor(seen, device=cache.device)[:, None, None]
-            self._mask_B1C = torch.arange(self._C, device=cache.device) < seen_B11
-
-    def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> tuple[Segment]:
-        B, C = self._B, self._C
-        k, v = self.cache.k[layer], self.cache.v[layer]
-        k_TGP, v_TGP = k_TGP.to(k.dtype), v_TGP.to(v.dtype)
-        if B == 1:  # the same in fewer calls
-            k_1CGP, v_1CGP = k.narrow(0, 0, 1).narrow(1, 0, C), v.narrow(0, 0, 1).narrow(1, 0, C)
-            k_1CGP.select(1, self._first_row).copy_(k_TGP)
-            v_1CGP.select(1, self._first_row).copy_(v_TGP)
-            return (Segment(0, 1, k_1CGP, v_1CGP, None, False),)
-        k.flatten(0, 1).index_copy_(0, self._rows_B, k_TGP)
-        v.flatten(0, 1).index_copy_(0, self._rows_B, v_TGP)
-        return (Segment(0, B, k[:B, :C], v[:B, :C], self._mask_B1C, False),)
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """One sequence's part of a prefill: rows start..stop of T, and where they go."""
-
-    slot: int
-    start: int
-    stop: int
-    first: int  # position of its first token
-    past: Tensor | None  # places to read before writing; None: the chunk and its past fit unwrapped
-    mask_1SC: Tensor | None
-    kept: int  # rows written: the last `kept` of the chunk
-    places: Tensor | None  # where they go; None: at `first`, one after the other
-
-
-class Prefill(_Plan):
-    """Several new tokens for each of some sequences: one segment per sequence."""
-
-    def __init__(self, cache: SlotCache, work: Sequence[tuple[int, int]]):
-        super().__init__(cache, [(slot, cache.lengths[slot], n) for slot, n in work])
-        self._chunks: list[_Chunk] = []
-        positions, row = [], 0
-        for slot, n in work:
-            first = cache.lengths[slot]
-            cache.lengths[slot] += n
-            positions.append(torch.arange(first, first + n, device=cache.device))
-            self._chunks.append(self._plan(slot, row, first, n))
-            row += n
-        self.positions_T = torch.cat(positions)
-
-    def _plan(self, slot: int, row: int, first: int, n: int) -> _Chunk:
-        cache, W = self.cache, self.cache.window
-        queries = torch.arange(first, first + n, device=cache.device)
-        if W is None or first + n <= W:
-            keys = torch.arange(first + n, device=cache.device)
-            mask = None if first == 0 or n == 1 else window_mask(queries, keys, None)
-            return _Chunk(slot, row, row + n, first, None, mask, n, None)
-        oldest = max(0, first - W + 1)
-        keys = torch.arange(oldest, first + n, device=cache.device)
-        kept = min(n, W)
-        return _Chunk(
-            slot,
-            row,
-            row + n,
-            first,
-            cache.places(oldest, first),
-            window_mask(queries, keys, W),
-            kept,
-            cache.places(first + n - kept, first + n),
-        )
-
-    def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> list[Segment]:
-        k, v = self.cache.k[layer], self.cache.v[layer]
-        k_TGP, v_TGP = k_TGP.to(k.dtype), v_TGP.to(v.dtype)
-        return [
-            self._extend(c, k[c.slot], v[c.slot], k_TGP[c.start : c.stop], v_TGP[c.start : c.stop])
-            for c in self._chunks
-        ]
-
-    def _extend(self, c: _Chunk, k_CGP: Tensor, v_CGP: Tensor, k_SGP: Tensor, v_SGP: Tensor) -> Segment:
-        n = c.stop - c.start
-        if c.past is None or c.places is None:
-            k_CGP[c.first : c.first + n], v_CGP[c.first : c.first + n] = k_SGP, v_SGP
-            k, v = k_CGP[: c.first + n], v_CGP[: c.first + n]
-            return Segment(c.start, c.stop, k[None], v[None], c.mask_1SC, c.mask_1SC is None and n > 1)
-        k = torch.cat((k_CGP.index_select(0, c.past), k_SGP))
-        v = torch.cat((v_CGP.index_select(0, c.past), v_SGP))
-        k_CGP.index_copy_(0, c.places, k_SGP[n - c.kept :])
-        v_CGP.index_copy_(0, c.places, v_SGP[n - c.kept :])
-        return Segment(c.start, c.stop, k[None], v[None], c.mask_1SC, False)
+    def _widen(self, n_slots: int, n_pages: int) -> None:
+        old_slots, old_pages = self._tables.shape
+        if n_slots > old_slots or n_pages > old_pages:
+            n_slots = max(n_slots, old_slots if n_slots <= old_slots else 2 * old_slots)
+            n_pages = max(n_pages, old_pages if n_pages <= old_pages else 2 * old_pages)
+            tables = torch.zeros((n_slots, n_pages), dtype=torch.int32)
+            tables[:old_slots, :old_pages] = self._tables
+            self._tables = tables

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coterie.engine.cache import Decode, Prefill
+from coterie.engine.plan import Plan
 from coterie.kernels import cpu, is_native, rotary_tables
 from coterie.model import Output, Transformer
 from coterie.model.attention import Attention
@@ -20,7 +20,7 @@ from coterie.model.moe import MoE
 from coterie.model.norm import Linear, Projection, RMSNorm
 from coterie.model.transformer import Block
 from coterie.quant.layers import PackedExperts, PackedLinear, PackedProjection
-from coterie.routing import Assignment, TopKRouter
+from coterie.routing import Assignment, Rows, TopKRouter
 
 __all__ = ["NativePass"]
 
@@ -42,16 +42,16 @@ class NativePass:
         found = [layer for layer in layers if layer is not None]
         return NativePass(model, found) if len(found) == len(layers) else None
 
-    def __call__(self, ids_T: Tensor, plan: Prefill | Decode) -> Output:
-        model, c, cache = self._model, self._model.config, plan.cache
+    def __call__(self, ids_T: Tensor, plan: Plan, rows: Rows | None = None) -> Output:
+        model, c = self._model, self._model.config
         x_TD = model.embed(ids_T).contiguous()
         if not is_native(x_TD):  # the kernels were changed, or a gradient is asked for
-            output: Output = model(ids_T, plan.positions_T, plan)
+            output: Output = model(ids_T, plan.positions_T, plan, rows)
             return output
         rotary = rotary_tables(plan.positions_T, c.head_dim, c.rope_theta, torch.float32)
         ids_LTK, weights_LTK, logits_LTE = cpu.decode(
-            self._decoder, x_TD, rotary, cache.k, cache.v, plan.sequences_B3, cache.window,
-            self._sizes,
+            self._decoder, x_TD, rotary, plan.store, plan.tables, plan.sequences_B3, plan.window, self._sizes,
+            rows.edits.of_all_layers() if rows is not None and rows.edits is not None else None,
         )  # fmt: skip
         routings = zip(ids_LTK.unbind(), weights_LTK.unbind(), logits_LTE.unbind(), strict=True)
         return Output(x_TD, [Assignment(ids, weights, logits, {}) for ids, weights, logits in routings])

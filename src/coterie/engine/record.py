@@ -160,7 +160,7 @@ def read_windows(recorder: Recorder, windows: Iterable[Window]) -> Iterator[int]
     most = _MOST_TOGETHER if config.router.can_decode else 1
     for group in _groups(windows, most):
         for slot in range(len(group)):
-            runner.cache.reserve(slot + 1, 0)
+            runner.cache.reserve(slot + 1)
             runner.cache.clear(slot)
         if len(group) > 1 or not config.router.can_decode:
             recorder.add_pass(

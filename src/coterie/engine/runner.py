@@ -8,28 +8,32 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from coterie.engine.cache import Decode, Prefill, SlotCache
+from coterie.engine.cache import CHUNK, PagedCache
 from coterie.engine.native_pass import NativePass
+from coterie.engine.plan import Plan
 from coterie.model import Output, Transformer
+from coterie.routing import Rows
+from coterie.routing.edits import ExpertEdits, row_edits
 
 __all__ = ["CHUNK", "Runner"]
 
-CHUNK = 512  # most prompt tokens of one pass: bounds memory, and the wait of sequences that are decoding
+Edits = Sequence[ExpertEdits | None]  # of each sequence of a pass
 
 
 class Runner:
     """A model and the slots of the sequences it is reading."""
 
-    def __init__(self, model: Transformer):
+    def __init__(self, model: Transformer, n_pages: int | None = None, cache_dtype: torch.dtype | None = None):
         self.model = model
         self._native = NativePass.of(model)
-        self.cache = SlotCache(model.config, model.cache_dtype, model.device)
+        self.cache = PagedCache(model.config, cache_dtype or model.cache_dtype, model.device, n_pages)
 
     @torch.inference_mode()
-    def feed(self, work: Sequence[tuple[int, Sequence[int]]]) -> Output:
+    def feed(self, work: Sequence[tuple[int, Sequence[int]]], edits: Edits | None = None) -> Output:
         """One pass over the new tokens of each (slot, ids); the rows of the output follow in that order."""
         ids = [i for _, part in work for i in part]
-        return self._pass(ids, self.cache.prefill([(slot, len(part)) for slot, part in work]))
+        rows = self._rows(edits, [len(part) for _, part in work])
+        return self._pass(ids, self.cache.prefill([(slot, len(part)) for slot, part in work]), rows)
 
     def feed_all(self, slot: int, ids: Sequence[int]) -> Iterator[Output]:
         """The new tokens of one slot, in chunks: one output for each."""
@@ -37,9 +41,9 @@ class Runner:
             yield self.feed([(slot, ids[start : start + CHUNK])])
 
     @torch.inference_mode()
-    def step(self, ids: Sequence[int]) -> Output:
+    def step(self, ids: Sequence[int], edits: Edits | None = None) -> Output:
         """One pass over one new token of each of the slots 0..len(ids)-1."""
-        return self._pass(ids, self.cache.decode(len(ids)))
+        return self._pass(ids, self.cache.decode(len(ids)), self._rows(edits, [1] * len(ids)))
 
     @torch.inference_mode()
     def logits(self, hidden_TD: Tensor) -> Tensor:
@@ -47,9 +51,13 @@ class Runner:
         logits_TV: Tensor = self.model.head(hidden_TD)
         return logits_TV
 
-    def _pass(self, ids: Sequence[int], plan: Prefill | Decode) -> Output:
+    def _rows(self, edits: Edits | None, lengths: Sequence[int]) -> Rows | None:
+        found = None if edits is None else row_edits(edits, lengths, self.model.config, self.model.device)
+        return None if found is None else Rows(edits=found)
+
+    def _pass(self, ids: Sequence[int], plan: Plan, rows: Rows | None) -> Output:
         ids_T = torch.tensor(ids, device=self.model.device)
         if self._native is not None:
-            return self._native(ids_T, plan)
-        output: Output = self.model(ids_T, plan.positions_T, plan)
+            return self._native(ids_T, plan, rows)
+        output: Output = self.model(ids_T, plan.positions_T, plan, rows)
         return output

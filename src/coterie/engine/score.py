@@ -53,7 +53,7 @@ def score(
     results: list[tuple[float, bool]] = []
     for group in _groups(continuations):
         for slot in range(1, len(group) + 1):
-            runner.cache.reserve(slot + 1, 0)
+            runner.cache.reserve(slot + 1)
             runner.cache.copy(0, slot)
         results += _score_group(runner, first_1V, group)
     return results

@@ -162,6 +162,7 @@ class _Walk:
             self._waiting[node] = len(node.children)
             self._ready += reversed(node.children)
             if not node.children:
+                self._cache.clear(slot)
                 self._free.append(slot)
 
     def _slot_for(self, node: Node) -> int:
@@ -172,7 +173,7 @@ class _Walk:
                 return self._slots[parent]  # nobody else needs it
         slot = self._free.pop() if self._free else self._n_slots
         self._n_slots = max(self._n_slots, slot + 1)
-        self._cache.reserve(slot + 1, 0)
+        self._cache.reserve(slot + 1)
         if parent is None:
             self._cache.clear(slot)
         else:

@@ -77,11 +77,11 @@ def ending_at(ids: Sequence[int], stop: int, *, context: int, n_scored: int, pre
 
 
 class Reader:
-    """A model that reads windows. Short ones share a pass, in slots as short; a long one has a slot of its own."""
+    """A model that reads windows: short ones share a pass, a long one is read a chunk at a time."""
 
     def __init__(self, model: Transformer):
         require_decoding(model.config)
-        self._short, self._long = Runner(model), Runner(model)
+        self._runner = Runner(model)
 
     @torch.inference_mode()
     def read(self, windows: Iterable[Window], seen: Seen | None = None) -> Iterator[tuple[Window, Tensor]]:
@@ -93,7 +93,7 @@ class Reader:
     def logits(self, hidden_nD: Tensor) -> Iterator[Tensor]:
         """float32 logits of the rows, at most 256 at a time; a `CheckpointError` where they are not numbers."""
         for block_D in torch.split(hidden_nD, _BLOCK):
-            logits_V = self._short.logits(block_D).float()
+            logits_V = self._runner.logits(block_D).float()
             if not bool(torch.isfinite(logits_V.amax(-1)).all()):
                 raise CheckpointError(
                     "the model answers with logits that are not numbers (NaN or infinity), so nothing can be scored: "
@@ -110,11 +110,11 @@ class Reader:
         return torch.cat(parts).cpu().numpy()
 
     def _pass(self, group: list[Window]) -> Output:
-        runner = self._short if len(group[0].ids) <= CHUNK else self._long
-        runner.cache.reserve(len(group), 0)
+        runner = self._runner
+        runner.cache.reserve(len(group))
         for slot in range(len(group)):
             runner.cache.clear(slot)
-        if runner is self._long:
+        if len(group[0].ids) > CHUNK:
             return _joined(list(runner.feed_all(0, group[0].ids)))
         return runner.feed([(slot, window.ids) for slot, window in enumerate(group)])
 

@@ -20,9 +20,12 @@ from coterie.kernels import (
 )
 from coterie.kernels.causal import causal_attention_without_gradients
 from coterie.kernels.causal_training import causal_self_attention
-from coterie.kernels.reference import frequencies, rotate
+from coterie.kernels.pages import Pages
+from coterie.kernels.reference import RouteEdits, frequencies, rotate
 
 __all__ = [
+    "Pages",
+    "RouteEdits",
     "add",
     "argmax",
     "attention",
@@ -93,10 +96,14 @@ def swiglu(gate_up_T2F: Tensor) -> Tensor:
     return functional.silu(gate_TF) * up_TF
 
 
-def route(x_TD: Tensor, weight_ED: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor, Tensor]:
+def route(
+    x_TD: Tensor, weight_ED: Tensor, top_k: int, renormalise: bool, edits: RouteEdits | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """ids int32 [T, K], best first, weights float32 [T, K] and logits float32 [T, E]; see `reference.route`."""
     if cpu.is_usable(x_TD):
-        return cpu.route(x_TD.contiguous(), weight_ED, top_k, renormalise)
+        return cpu.route(x_TD.contiguous(), weight_ED, top_k, renormalise, edits)
+    if edits is not None:
+        return reference.edited_route(x_TD, weight_ED, top_k, renormalise, edits)
     return reference.route(x_TD, weight_ED, top_k, renormalise)
 
 
@@ -153,7 +160,13 @@ def attention(q_BSHP: Tensor, k_BCGP: Tensor, v_BCGP: Tensor, mask_BSC: Tensor |
 
 
 def cached_attention(
-    qkv: Tensor, rotary: tuple[Tensor, Tensor], k: Tensor, v: Tensor, sequences_B3: Tensor, window: int | None
+    qkv: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    pages: Pages,
+    layer: int,
+    tables: Tensor,
+    sequences_B3: Tensor,
+    window: int | None,
 ) -> Tensor:
     """Native attention over a cache, which takes the new keys and values: see `cpu.attention`."""
-    return cpu.attention(qkv.contiguous(), rotary, k, v, sequences_B3, window)
+    return cpu.attention(qkv.contiguous(), rotary, pages, layer, tables, sequences_B3, window)

@@ -5,7 +5,6 @@ many, in one call or several. They hand plain addresses over, so every function 
 They use as many threads as torch does. Shapes are those of `csrc/kernels.h`.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,6 +22,8 @@ from coterie.kernels.cpu_matrices import (
     packed_matrix,
     stacked_handle,
 )
+from coterie.kernels.pages import Pages
+from coterie.kernels.reference import RouteEdits
 
 __all__ = [
     "Packed",
@@ -54,6 +55,8 @@ __all__ = [
     "use",
     "used",
 ]
+
+_CACHE_TYPES = {**TYPES, torch.int8: 3}
 
 
 def linear(
@@ -106,30 +109,42 @@ def decode(
     handle: Any,
     x_TD: Tensor,
     rotary: tuple[Tensor, Tensor],
-    k: Sequence[Tensor],
-    v: Sequence[Tensor],
+    pages: Pages,
+    tables: Tensor,
     sequences_B3: Tensor,
     window: int | None,
     sizes: tuple[int, int, int, int],
+    edits: RouteEdits | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All layers of a decoder over x, which is overwritten; `sizes`: H, L, K, E. The routings of the layers.
 
-    -> ids int32 [L, T, K], weights float32 [L, T, K], logits float32 [L, T, E]. The rest as in `attention`.
+    -> ids int32 [L, T, K], weights float32 [L, T, K], logits float32 [L, T, E]; with `edits`, whose bias is [N, L·E],
+    their number of slots instead of K. The rest as in `attention`.
     """
     (T, D), (H, L, K, E) = x_TD.shape, sizes
-    n_places, G, P = k[0].shape[1:]
-    assert x_TD.is_contiguous() and all(t.is_contiguous() for t in (*k, *v))
+    G, P = pages.k[0].shape[2:]
+    assert x_TD.is_contiguous() and len(pages.addresses) == 4 * L and tables.is_contiguous()
     assert all(t.dtype == torch.float32 and t.is_contiguous() and t.numel() == T * P for t in rotary)
-    ids_LTK, weights_LTK = torch.empty(L, T, K, dtype=torch.int32), torch.empty(L, T, K)
+    S, edit_addresses = (K, (0, 0, 0)) if edits is None else _checked(edits, T, K, L * E)
+    ids_LTS, weights_LTS = torch.empty(L, T, S, dtype=torch.int32), torch.empty(L, T, S)
     logits_LTE = torch.empty(L, T, E)
     module()
     handle.run(
         x_TD.data_ptr(), TYPES[x_TD.dtype], T, D, H, G, P, rotary[0].data_ptr(), rotary[1].data_ptr(),
-        [t.data_ptr() for t in k], [t.data_ptr() for t in v], TYPES[k[0].dtype], n_places,
-        sequences_B3.data_ptr(), len(sequences_B3), window or 0, P**-0.5, ids_LTK.data_ptr(),
-        weights_LTK.data_ptr(), logits_LTE.data_ptr(),
+        pages.addresses, _CACHE_TYPES[pages.dtype], tables.data_ptr(), tables.shape[1], sequences_B3.data_ptr(),
+        len(sequences_B3), window or 0, P**-0.5, S, *edit_addresses, ids_LTS.data_ptr(), weights_LTS.data_ptr(),
+        logits_LTE.data_ptr(),
     )  # fmt: skip
-    return ids_LTK, weights_LTK, logits_LTE
+    return ids_LTS, weights_LTS, logits_LTE
+
+
+def _checked(edits: RouteEdits, T: int, K: int, width: int) -> tuple[int, tuple[int, int, int]]:
+    """How many slots, and the addresses of the edits."""
+    of_row_T, bias, top_k_N, n_slots = edits
+    assert of_row_T.shape == (T,) and bias.shape == (len(top_k_N), width) and n_slots >= K
+    assert of_row_T.dtype == top_k_N.dtype == torch.int32 and bias.dtype == torch.float32
+    assert all(t.is_contiguous() for t in (of_row_T, bias, top_k_N))
+    return n_slots, (of_row_T.data_ptr(), bias.data_ptr(), top_k_N.data_ptr())
 
 
 def argmax(x_TV: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,23 +157,29 @@ def argmax(x_TV: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def attention(
-    qkv: Tensor, rotary: tuple[Tensor, Tensor], k: Tensor, v: Tensor, sequences_B3: Tensor, window: int | None
+    qkv: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    pages: Pages,
+    layer: int,
+    tables: Tensor,
+    sequences_B3: Tensor,
+    window: int | None,
 ) -> Tensor:
     """Attention of new rows of B sequences over their cache, which takes the new keys and values -> [T, H·P].
 
-    qkv [T, H + 2G, P]; cos and sin float32 [T, 1, P]; k, v [slots, places, G, P]; `sequences_B3` int64 on the CPU:
-    slot, first position, number of new rows of each, in the order of the rows.
+    qkv [T, H + 2G, P]; cos and sin float32 [T, 1, P]; `tables` int32 [slots, n], the page of each 64 positions;
+    `sequences_B3` int64: slot, first position, number of new rows of each, in the order of the rows.
     """
     T, n_heads, P = qkv.shape
-    n_places, G = k.shape[1:3]
+    G = pages.k[layer].shape[2]
     H = n_heads - 2 * G
-    assert qkv.is_contiguous() and k.is_contiguous() and v.is_contiguous() and k.shape == v.shape
+    assert qkv.is_contiguous() and tables.is_contiguous() and tables.dtype == torch.int32
     assert all(t.dtype == torch.float32 and t.is_contiguous() and t.numel() == T * P for t in rotary)
     out = torch.empty(T, H * P, dtype=qkv.dtype)
     module().attention(
-        qkv.data_ptr(), TYPES[qkv.dtype], T, H, G, P, rotary[0].data_ptr(), rotary[1].data_ptr(), k.data_ptr(),
-        v.data_ptr(), TYPES[k.dtype], n_places, sequences_B3.data_ptr(), len(sequences_B3), window or 0, P**-0.5,
-        out.data_ptr(),
+        qkv.data_ptr(), TYPES[qkv.dtype], T, H, G, P, rotary[0].data_ptr(), rotary[1].data_ptr(),
+        *pages.addresses[4 * layer : 4 * layer + 4], _CACHE_TYPES[pages.dtype], tables.data_ptr(), tables.shape[1],
+        sequences_B3.data_ptr(), len(sequences_B3), window or 0, P**-0.5, out.data_ptr(),
     )  # fmt: skip
     return out
 
@@ -175,17 +196,20 @@ def rotary_tables(positions_T: Tensor, frequency_P: Tensor) -> tuple[Tensor, Ten
     return cos_T1P, sin_T1P
 
 
-def route(x_TD: Tensor, weight_ED: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """ids int32 [T, K], weights float32 [T, K], logits float32 [T, E] of a softmax over the `top_k` largest."""
+def route(
+    x_TD: Tensor, weight_ED: Tensor, top_k: int, renormalise: bool, edits: RouteEdits | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """ids int32 [T, K], weights float32 [T, K], logits float32 [T, E]: see `reference.route` and `edited_route`."""
     assert x_TD.is_contiguous() and weight_ED.is_contiguous() and weight_ED.dtype == torch.float32
     (T, D), E = x_TD.shape, weight_ED.shape[0]
-    ids_TK, weights_TK = torch.empty(T, top_k, dtype=torch.int32), torch.empty(T, top_k)
+    S, edit_addresses = (top_k, (0, 0, 0)) if edits is None else _checked(edits, T, top_k, E)
+    ids_TS, weights_TS = torch.empty(T, S, dtype=torch.int32), torch.empty(T, S)
     logits_TE = torch.empty(T, E)
     module().route(
-        x_TD.data_ptr(), TYPES[x_TD.dtype], T, D, weight_ED.data_ptr(), E, top_k, renormalise, ids_TK.data_ptr(),
-        weights_TK.data_ptr(), logits_TE.data_ptr(),
+        x_TD.data_ptr(), TYPES[x_TD.dtype], T, D, weight_ED.data_ptr(), E, S, top_k, renormalise, *edit_addresses,
+        ids_TS.data_ptr(), weights_TS.data_ptr(), logits_TE.data_ptr(),
     )  # fmt: skip
-    return ids_TK, weights_TK, logits_TE
+    return ids_TS, weights_TS, logits_TE
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:

@@ -6,14 +6,17 @@ float64 where the inputs are that; the angles of the rotary embedding are float3
 """
 
 import functools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 __all__ = [
+    "RouteEdits",
     "attention",
     "combine",
+    "edited_route",
     "frequencies",
     "gated_ffn",
     "kept_weights",
@@ -88,6 +91,33 @@ def route(x_TD: Tensor, weight_ED: Tensor, top_k: int, renormalise: bool) -> tup
     sorted_TE, order_TE = logits_TE.sort(dim=-1, descending=True, stable=True)
     kept_TK = sorted_TE.narrow(1, 0, top_k)
     return order_TE.narrow(1, 0, top_k).to(torch.int32), kept_weights(kept_TK, logits_TE, renormalise), logits_TE
+
+
+class RouteEdits(NamedTuple):
+    """What some rows' choice of experts is changed by. N edits, each of one or more rows."""
+
+    of_row_T: Tensor  # int32: which edit, or -1
+    bias_NE: Tensor  # float32, added to the logits; -inf: never
+    top_k_N: Tensor  # int32: how many experts
+    n_slots: int  # of every row, the unused ones -1 with weight 0
+
+
+def edited_route(
+    x_TD: Tensor, weight_ED: Tensor, top_k: int, renormalise: bool, edits: RouteEdits
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`route` where some rows choose and weigh logits + bias and take another number of experts."""
+    ids_TK, weights_TK, logits_TE = route(x_TD, weight_ED, top_k, renormalise)
+    ids_TS = functional.pad(ids_TK, (0, edits.n_slots - top_k), value=-1)
+    weights_TS = functional.pad(weights_TK, (0, edits.n_slots - top_k))
+    row_n = (edits.of_row_T >= 0).nonzero().squeeze(1)
+    edit_n = edits.of_row_T[row_n].long()
+    scores_nE = logits_TE[row_n] + edits.bias_NE[edit_n].to(logits_TE.dtype)
+    sorted_nE, order_nE = scores_nE.sort(dim=-1, descending=True, stable=True)
+    is_used_nS = torch.arange(edits.n_slots, device=x_TD.device) < edits.top_k_N[edit_n, None]
+    kept_nS = sorted_nE[:, : edits.n_slots].masked_fill(~is_used_nS, -torch.inf)
+    weights_TS[row_n] = kept_weights(kept_nS, scores_nE, renormalise)
+    ids_TS[row_n] = order_nE[:, : edits.n_slots].int().masked_fill(~is_used_nS, -1)
+    return ids_TS, weights_TS, logits_TE
 
 
 def kept_weights(kept_TK: Tensor, logits_TE: Tensor, renormalise: bool) -> Tensor:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from coterie.routing.edits import RowEdits
+
 __all__ = ["Assignment", "Mixture", "Routing", "Rows"]
 
 
@@ -61,3 +63,4 @@ class Rows:
     mask_T: Tensor | None = None  # False: padding, not counted in losses; it takes no other row's place
     generator: torch.Generator | None = None
     replay_ids_TK: Tensor | None = None  # route exactly so again (recomputation, preference training)
+    edits: RowEdits | None = None  # what requests asked to change; the top-k router alone knows them

@@ -52,7 +52,7 @@ def build_router(
     if config.is_plain:
         renormalise = renormalise and kind == "topk"
         if config.capacity == 0 and config.jitter == 0:
-            return TopKRouter(weight_ED, top_k, renormalise)
+            return TopKRouter(weight_ED, top_k, renormalise, layer)
         return LimitedTopKRouter(weight_ED, top_k, config, renormalise)
     if kind == "noisy_topk":
         return NoisyTopKRouter(weight_ED, new_tensor(n_experts, width), top_k, config)

@@ -22,13 +22,14 @@ class TopKRouter(nn.Module):
 
     kind, is_causal = "topk", True
 
-    def __init__(self, weight_ED: Tensor, top_k: int, renormalise: bool = True):
+    def __init__(self, weight_ED: Tensor, top_k: int, renormalise: bool = True, layer: int = 0):
         super().__init__()
         self.weight = nn.Parameter(weight_ED)
-        self.top_k, self.renormalise = top_k, renormalise
+        self.top_k, self.renormalise, self.layer = top_k, renormalise, layer
 
     def forward(self, x_TD: Tensor, rows: Rows | None = None) -> Assignment:
-        ids_TK, weights_TK, logits_TE = route(x_TD, self.weight, self.top_k, self.renormalise)
+        edits = None if rows is None or rows.edits is None else rows.edits.of_layer(self.layer)
+        ids_TK, weights_TK, logits_TE = route(x_TD, self.weight, self.top_k, self.renormalise, edits)
         if rows is not None and rows.replay_ids_TK is not None:
             weights_TK = softmax_at(logits_TE, replayed(ids_TK.long(), rows), self.renormalise)
             ids_TK = rows.replay_ids_TK
