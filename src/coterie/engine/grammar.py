@@ -44,8 +44,8 @@ class Grammar:
 
     @staticmethod
     def compile(kind: str, spec: Any, tokenizer: Tokenizer, *, seconds: float = COMPILE_SECONDS) -> "Grammar":
-        """The grammar of `spec`: a schema (dict, bool or JSON text) for "json_schema", None for "json_object", a list of
-        texts for "choice", and text for "regex", "lark", "gbnf" and "grammar" (Lark or GBNF, whichever it is).
+        """The grammar of `spec`: a schema (dict, bool, JSON text) for "json_schema", None for "json_object", a list of
+        texts for "choice", text for "regex", "lark", "gbnf" and "grammar" (Lark or GBNF, whichever it is).
 
         Raises `RequestError`, one sentence: a limit, what does not parse, or that it takes more than `seconds`. Waits
         for another thread, so an event loop calls it in a thread. What was compiled lately is kept, by tokenizer.

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coterie.errors import RequestError
+from coterie.tokenizer.tool_calls import json_depth
 
-__all__ = ["KINDS", "check_choices", "check_repeats", "check_text", "json_depth", "schema_text", "sentence"]
+__all__ = ["KINDS", "check_choices", "check_repeats", "check_text", "schema_text", "sentence"]
 
 KINDS = ("json_schema", "json_object", "regex", "choice", "lark", "gbnf", "grammar")
 _LARGEST_SCHEMA = 256 << 10  # bytes
@@ -23,7 +24,6 @@ _MOST_CHOICES = 10_000
 _LONGEST_CONSTANT = 10_000  # characters
 _MOST_REPEATS = 100_000
 _NAMES = ("properties", "patternProperties")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 _PLACE = re.compile(r"^\d*\(?\d+\)?: |^at \d+\(\d+\): ")
 
@@ -67,18 +67,6 @@ def check_choices(choices: object) -> list[str]:
     if sum(map(len, texts)) > _LARGEST_SCHEMA:
         raise RequestError(f"the choice has more than {_LARGEST_SCHEMA:,} characters in all")
     return list(dict.fromkeys(texts))
-
-
-def json_depth(text: str) -> int:
-    """How deep the brackets of JSON text go, those in strings aside. `[{"a": []}]` is 3."""
-    depth = deepest = 0
-    for c in _STRING.sub("", text):
-        if c in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif c in "]}":
-            depth -= 1
-    return deepest
 
 
 def check_repeats(pattern: str, what: str) -> str:

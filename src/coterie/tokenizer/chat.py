@@ -7,7 +7,7 @@ ones and otherwise left alone. A v1 SentencePiece model proves nothing, since ba
 from pathlib import Path
 
 from coterie.errors import RequestError, nearest
-from coterie.tokenizer.chat_forms import ChatForm, ChatML, Llama2, MistralV1, MistralV2, Zephyr
+from coterie.tokenizer.chat_forms import ChatForm, ChatML, Llama2, MistralV1, MistralV2, MistralV3, Zephyr
 from coterie.tokenizer.chat_templates import form_of_template
 from coterie.tokenizer.messages import Message
 from coterie.tokenizer.mistral import mistral_version
@@ -21,8 +21,8 @@ CHAT_FORMS: dict[str, ChatForm] = {
     for form in (
         MistralV1("mistral-v1"),
         MistralV2("mistral-v2"),
-        MistralV2("mistral-v3"),
-        MistralV2("mistral-v3-tekken"),
+        MistralV3("mistral-v3"),
+        MistralV3("mistral-v3-tekken"),
         Llama2("llama-2"),
         ChatML("chatml"),
         Zephyr("zephyr"),

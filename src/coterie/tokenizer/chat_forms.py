@@ -7,15 +7,17 @@ training did, so it gains SentencePiece's space in front: joining the text first
 typed one cannot be told apart; that is the form, not a fault.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from coterie.errors import TokenizerError
+from coterie.errors import RequestError, TokenizerError
 from coterie.tokenizer.messages import Message, merge, read_messages, system_text
 from coterie.tokenizer.protocol import SpacesOnce, Tokenizer
+from coterie.tokenizer.tool_calls import loaded, read_tools, short_id
 
-__all__ = ["ChatForm", "ChatML", "Llama2", "MistralV1", "MistralV2", "Zephyr"]
+__all__ = ["ChatForm", "ChatML", "Llama2", "MistralV1", "MistralV2", "MistralV3", "Zephyr"]
 
 
 class ChatForm(ABC):
@@ -26,9 +28,27 @@ class ChatForm(ABC):
     def __init__(self, name: str):
         self.name = name
 
-    def encode(self, messages: Sequence[Message | Mapping[str, Any]], tokenizer: Tokenizer) -> list[int]:
-        """The ids from BOS to where the assistant answers. `RequestError` for a conversation that is not one."""
-        return self._encode(read_messages(messages), tokenizer)
+    def encode(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        tokenizer: Tokenizer,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
+        """The ids from BOS to where the assistant answers; `tools` are those that it may call.
+
+        `RequestError` for a conversation that is not one, and for tools where the form or the vocabulary has none.
+        """
+        turns = read_messages(messages)
+        known = read_tools(tools) if tools else []
+        if not known and not any(turn.tool_calls or turn.role == "tool" for turn in turns):
+            return self._encode(turns, tokenizer)
+        if self.call_mark(tokenizer) is None:
+            raise RequestError(f"the chat form {self.name} of this model has no tokens for tools: leave tools out")
+        return self._encode_tools(turns, tokenizer, known)
+
+    def call_mark(self, tokenizer: Tokenizer) -> int | None:
+        """The control id after which the model writes calls of tools, as a JSON list; None where it cannot."""
+        return None
 
     def stop_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
         """The ids that end an answer."""
@@ -36,6 +56,10 @@ class ChatForm(ABC):
 
     @abstractmethod
     def _encode(self, turns: list[Message], tokenizer: Tokenizer) -> list[int]: ...
+
+    def _encode_tools(self, turns: list[Message], tokenizer: Tokenizer, tools: list[dict[str, Any]]) -> list[int]:
+        """The same with tools; only asked where `call_mark` gives one."""
+        raise NotImplementedError
 
 
 class MistralV1(ChatForm):
@@ -47,15 +71,10 @@ class MistralV1(ChatForm):
     def _encode(self, turns: list[Message], tokenizer: Tokenizer) -> list[int]:
         system = system_text(turns)
         ids = _bos(tokenizer)
-        spoken = _alternating(turns)
-        for i, turn in enumerate(spoken):
-            content = f"{system}\n\n{turn.content}" if system and i == self._system_turn(spoken) else turn.content
+        for i, turn in enumerate(_alternating(turns)):
+            content = f"{system}\n\n{turn.content}" if system and i == 0 else turn.content
             ids += self._turn(turn, content, tokenizer)
         return ids
-
-    def _system_turn(self, spoken: list[Message]) -> int:
-        """Which turn takes the system text."""
-        return 0
 
     def _turn(self, turn: Message, content: str, tokenizer: Tokenizer) -> list[int]:
         if turn.role == "user":
@@ -64,18 +83,78 @@ class MistralV1(ChatForm):
 
 
 class MistralV2(MistralV1):
-    """Mistral v2 and v3, tekken too: `[INST]` is a control token, and the last user turn takes the system text.
+    """Mistral v2: `[INST]` is a control token, and the last user turn takes the system text and the tools.
 
-    Source: mistral-common, InstructTokenizerV2 (v3 differs in tool calls only). Spaces that end an answer are dropped.
+    Source: mistral-common, InstructTokenizerV2. Spaces that end an answer are dropped, and so are calls of tools and
+    their results before the last user turn.
     """
 
-    def _system_turn(self, spoken: list[Message]) -> int:
-        return max(i for i, turn in enumerate(spoken) if turn.role == "user")
+    _keeps_calls = False
+    _TOOL_MARKS = ("[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]")
+
+    def call_mark(self, tokenizer: Tokenizer) -> int | None:
+        ids = [tokenizer.control_id(mark) for mark in self._TOOL_MARKS]
+        return None if None in ids else ids[-1]
+
+    def _encode(self, turns: list[Message], tokenizer: Tokenizer) -> list[int]:
+        return self._encode_tools(turns, tokenizer, [])
+
+    def _encode_tools(self, turns: list[Message], tokenizer: Tokenizer, tools: list[dict[str, Any]]) -> list[int]:
+        system, ids, spoken = system_text(turns), _bos(tokenizer), _alternating(turns)
+        last = max(i for i, turn in enumerate(spoken) if turn.role == "user")
+        for i, turn in enumerate(spoken):
+            if i == last and tools:
+                ids += self._marked("[AVAILABLE_TOOLS]", tools, tokenizer, "[/AVAILABLE_TOOLS]")
+            if turn.role == "tool" or turn.tool_calls:
+                ids += self._calls_or_result(turn, tokenizer) if self._keeps_calls or i > last else []
+            else:
+                content = f"{system}\n\n{turn.content}" if system and i == last else turn.content
+                ids += self._turn(turn, content, tokenizer)
+            if turn.role == "tool" and i > last and not self._keeps_calls and spoken[i - 1].role == "tool":
+                raise RequestError(f"the chat form {self.name} can write one tool result for each answer, not several")
+        return ids
 
     def _turn(self, turn: Message, content: str, tokenizer: Tokenizer) -> list[int]:
         if turn.role == "assistant":
             return super()._turn(turn, content.rstrip(" "), tokenizer)
         return [_control(tokenizer, "[INST]", self), *tokenizer.encode(content), _control(tokenizer, "[/INST]", self)]
+
+    def _calls_or_result(self, turn: Message, tokenizer: Tokenizer) -> list[int]:
+        if turn.role == "tool":
+            return self._marked("[TOOL_RESULTS]", self._result(turn), tokenizer, "[/TOOL_RESULTS]")
+        if turn.content:
+            raise RequestError(f"the chat form {self.name} cannot write text and tool_calls in one answer of messages")
+        return [*self._marked("[TOOL_CALLS]", self._calls(turn), tokenizer), _eos(tokenizer, self)]
+
+    def _marked(self, mark: str, content: Any, tokenizer: Tokenizer, *after: str) -> list[int]:
+        text = json.dumps(content, ensure_ascii=False)
+        return [
+            _control(tokenizer, mark, self),
+            *tokenizer.encode(text),
+            *(_control(tokenizer, m, self) for m in after),
+        ]
+
+    def _calls(self, turn: Message) -> list[dict[str, Any]]:
+        return [{"name": call.name, "arguments": loaded(call.arguments)} for call in turn.tool_calls]
+
+    def _result(self, turn: Message) -> Any:
+        return [{"name": turn.name, "content": loaded(turn.content)}]
+
+
+class MistralV3(MistralV2):
+    """Mistral v3, tekken too: as v2, but calls and results have ids, and none is dropped.
+
+    Source: mistral-common, InstructTokenizerV3.
+    """
+
+    _keeps_calls = True
+
+    def _calls(self, turn: Message) -> list[dict[str, Any]]:
+        calls = zip(super()._calls(turn), turn.tool_calls, strict=True)
+        return [{**entry, "id": short_id(call.id)} for entry, call in calls]
+
+    def _result(self, turn: Message) -> Any:
+        return {"content": loaded(turn.content), "call_id": short_id(turn.tool_call_id or "")}
 
 
 class Llama2(ChatForm):
