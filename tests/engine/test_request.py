@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.config import ModelConfig
-from coterie.engine.request import SamplingParams, check_ids, check_text
+from coterie.engine.request import Request, SamplingParams, check_ids, check_text
 from coterie.errors import ContextError, CoterieError, RequestError
 
 CONFIG = ModelConfig(vocab_size=100, max_position_embeddings=64)
@@ -61,6 +61,13 @@ WRONG = [
     ("logprobs", -1),
     ("logprobs", True),
     ("routing", 1),
+    ("include_stop", 1),
+    ("ignore_eos", None),
+    ("typical_p", 0),
+    ("typical_p", 1.1),
+    ("min_tokens", -1),
+    ("min_tokens", 257),
+    ("min_tokens", True),
 ]
 
 
@@ -99,7 +106,13 @@ def test_values_are_normalised() -> None:
 
 def test_plain_greedy_is_what_needs_no_more_than_an_argmax() -> None:
     assert SamplingParams(top_p=0.5, seed=1).is_plain_greedy  # they only matter with a temperature
-    for other in ({"temperature": 0.1}, {"repetition_penalty": 1.1}, {"logit_bias": {1: 1}}, {"logprobs": 0}):
+    for other in (
+        {"temperature": 0.1},
+        {"repetition_penalty": 1.1},
+        {"logit_bias": {1: 1}},
+        {"logprobs": 0},
+        {"min_tokens": 1},
+    ):
         assert not SamplingParams.of(other).is_plain_greedy
 
 
@@ -147,6 +160,24 @@ def test_a_prompt_that_is_no_text(text: Any, said: str) -> None:
 def test_a_prompt_that_is_no_ids(ids: Any, said: str) -> None:
     with pytest.raises(RequestError, match=said):
         check_ids(ids, 100)
+
+
+def test_only_who_may_share_has_the_same_salt() -> None:
+    def salt(**fields: Any) -> str:
+        return Request((1,), SamplingParams(), **fields).salt
+
+    assert salt() == ""
+    salts = [
+        salt(),
+        salt(owner="a"),
+        salt(owner="b"),
+        salt(cache_salt="a"),
+        salt(experts=1),
+        salt(owner="a", experts=1),
+    ]
+    assert len(set(salts)) == len(salts)
+    assert salt(owner="a", cache_salt="x") == salt(owner="b", cache_salt="x")
+    assert salt(owner="a", cache_salt="x", experts=1) != salt(owner="a", cache_salt="x", experts=2)
 
 
 def test_numbers_may_be_numpys() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from coterie.engine.request import SamplingParams
 from coterie.engine.sampling import Draw, choose, choose_greedy, uniform
-from coterie.errors import CheckpointError
+from coterie.errors import CheckpointError, RequestError
 
 
 def draw(
@@ -86,11 +86,75 @@ def test_temperature_sharpens_and_flattens() -> None:
         ({"min_p": 0.7}, {0, 1}),
         ({"min_p": 1.0}, {0}),
         ({"top_k": 3, "top_p": 0.49}, {0, 1}),  # of three: 0.44, 0.33, 0.22
+        ({"typical_p": 0.2}, {1}),  # 1.20 nats are nearest to the entropy of 1.28
+        ({"typical_p": 0.6}, {0, 1, 2}),  # then 1.61, and 0.92 makes it reach
+        ({"typical_p": 0.4}, {1, 2}),
+        ({"top_k": 2, "typical_p": 0.4}, {0}),  # of two: 0.56 nats and 0.85, entropy 0.68
     ],
 )
 def test_filters_keep_what_they_say(params: dict[str, object], left: set[int]) -> None:
     logits = [math.log(p) for p in (0.4, 0.3, 0.2, 0.1)]
     assert set(tokens(logits, temperature=1.0, **params)) == left
+
+
+def test_filters_of_a_large_vocabulary_are_those_of_a_whole_sort() -> None:
+    """They sort no more than what can be chosen."""
+    generator = torch.Generator().manual_seed(3)
+    logits = (torch.randn(5000, generator=generator) * 3).round(decimals=1)  # many are equal
+    order = logits.sort(descending=True, stable=True).indices.tolist()
+    prob = logits.double().softmax(0)
+    for p in (0.1, 0.5, 0.9, 0.999):
+        total, kept = 0.0, []
+        for i in order:
+            if total >= p:
+                break
+            kept.append(i)
+            total += float(prob[i])
+        seen = {choose(logits, draw(temperature=1.0, top_p=p), position)[0] for position in range(200)}
+        assert seen <= set(kept)
+    for k in (1, 7, 300):
+        seen = {choose(logits, draw(temperature=9.0, top_k=k), position)[0] for position in range(200)}
+        assert seen <= set(order[:k])
+    _, lp = choose(logits, draw(logprobs=20), 0)
+    assert lp is not None and [i for i, _ in lp.top] == order[:20]
+
+
+class OnlyThese:
+    """A fake matcher."""
+
+    is_done = False
+
+    def __init__(self, *allowed: int):
+        self.allowed = allowed
+
+    def mask_(self, logits_V: torch.Tensor) -> None:
+        kept = logits_V[list(self.allowed)]
+        logits_V[:] = -math.inf
+        logits_V[list(self.allowed)] = kept
+
+    def accept(self, token_id: int) -> None: ...
+
+
+@pytest.mark.parametrize("params", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_k": 3, "top_p": 0.9}])
+def test_a_grammar_forbids_and_logprobs_stay_raw(params: dict[str, object]) -> None:
+    logits = torch.tensor([math.log(p) for p in (0.7, 0.2, 0.1)])
+    d = draw(logprobs=1, **params)
+    d.matcher = OnlyThese(1, 2)
+    found = [choose(logits, d, position) for position in range(40)]
+    assert {token for token, _ in found} == ({1, 2} if params else {1})
+    assert all(lp is not None and lp.top[0][0] == 0 for _, lp in found)
+    assert all(lp.logprob == pytest.approx(float(logits[token]), abs=1e-6) for token, lp in found)  # type: ignore[union-attr]
+
+
+def test_min_tokens_forbids_what_ends_a_text() -> None:
+    logits = torch.tensor([3.0, 2.0, 1.0])
+    d = draw(min_tokens=2)
+    d.stop_ids = frozenset({0, 1})
+    assert [choose(logits, d, position)[0] for position in range(3)] == [2, 2, 0]
+    d.matcher = OnlyThese(0)
+    with pytest.raises(RequestError, match="only lets the text end"):
+        choose(logits, d, 0)
+    assert choose(logits, d, 2)[0] == 0
 
 
 def test_top_k_among_equals_keeps_the_lowest_ids() -> None:

@@ -33,6 +33,12 @@ def test_what_might_be_a_stop_is_held_only_while_it_might() -> None:
     assert f.push("aa") == "" and f.push("a") == "a" and f.push("c") == "aac" and f.finish() == ""
 
 
+@pytest.mark.parametrize("pieces", [["xa", "b", "c", "d"], ["xabcd"], ["x", "abcd"]])
+def test_a_stop_string_that_is_kept_is_the_end_of_the_text(pieces: list[str]) -> None:
+    f = StopFilter(["c", "abc"], keep=True)
+    assert "".join(f.push(piece) for piece in pieces) + f.finish() == "xabc" and f.is_stopped
+
+
 def test_held_text_comes_out_at_the_end() -> None:
     assert run(["</s>"], ["x </"]) == ("x </", False)
 

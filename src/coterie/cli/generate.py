@@ -101,7 +101,7 @@ def _checks(text: str, options: dict[str, Any]) -> "Callable[[ModelConfig, Token
 
 def _print_text(lm: "LanguageModel", text: str, options: dict[str, Any]) -> None:
     if options.get("n", 1) != 1:
-        first = lm.generate(text, **options)
+        (first,) = lm.generate_many([text], **options)
         for number, sample in enumerate([first, *first.others], 1):
             print(f"--- sample {number} ---\n{sample.text}", flush=True)
         return
@@ -164,7 +164,7 @@ class _Clock:
 
 
 def _document(lm: "LanguageModel", text: str, options: dict[str, Any]) -> dict[str, Any]:
-    first = lm.generate(text, **options)
+    (first,) = lm.generate_many([text], **options)
     prompt_ids = lm.encode(text)
     samples = [_sample(lm, c, prompt_ids) for c in (first, *first.others)]
     document = {"model": lm.name, "prompt": text, "prompt_tokens": _tokens(lm, prompt_ids), **samples[0]}

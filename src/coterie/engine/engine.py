@@ -1,177 +1,300 @@
-"""Requests in, tokens out: sequences are admitted, their prompts read in chunks, and all of them decoded together.
+"""Requests in, tokens out: sequences join and leave at every step, prompts are read while others decode.
 
-Every call of `step` is one forward pass: over prompts while any is unread, else over one new token of each live
-sequence. Live sequences sit in slots 0..B-1; when one ends, the last moves into its place. The n samples of a request
-share the reading of its prompt. A step's events come in no order between sequences.
+A call of `step` is one forward pass: one new token of every sequence that is decoding, with a draft of those after it
+where drafts are on, and beside them prompt tokens up to `chunk` rows in all. The n samples of a request share the
+reading of its prompt, and requests that begin alike share what the cache has kept. What goes wrong with one sequence is
+its own end and nobody else's. A step's events come in no order between sequences.
 """
 
 import os
-from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from coterie.engine.choosing import greedy_ids, next_event
+from coterie.engine.live import Live
+from coterie.engine.memory import Memory
+from coterie.engine.passes import Part, Result, forward, restore
 from coterie.engine.request import Request
 from coterie.engine.runner import CHUNK, Runner
-from coterie.engine.sampling import choose, choose_greedy
+from coterie.engine.scheduler import Waiting, shares
 from coterie.engine.sequence import Event, Sequence
-from coterie.engine.trace import stack_routings
-from coterie.model import Output, Transformer
+from coterie.engine.speculative import Drafter, Governor, distinct_experts
+from coterie.engine.stats import EngineStats
+from coterie.errors import RequestError, ResourceError
+from coterie.kernels.pages import PAGE
+from coterie.model import Transformer
 from coterie.tokenizer import Tokenizer
 
 __all__ = ["Engine"]
 
+_CACHE_TYPES = {"auto": None, "int8": torch.int8}
+
 
 class Engine:
-    """`add` requests, then `step` until `is_idle`; or `run` a list of them."""
+    """`add` requests, then `step` until `is_idle`; or `run` a list of them.
+
+    `cache_tokens` None: the cache grows with the texts. A number: it holds so many tokens, and a request waits until it
+    can be carried to its end. `cache_type` "int8" keeps keys and values in 8 bits. `speculate`: drafts from the text
+    itself, where they pay. `share`: begin with what the cache has kept of earlier prompts and texts.
+    """
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer | None = None, *, max_live: int = 32, chunk: int = CHUNK
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer | None = None,
+        *,
+        max_live: int = 32,
+        chunk: int = CHUNK,
+        cache_tokens: int | None = None,
+        cache_type: str = "auto",
+        speculate: bool = False,
+        share: bool = True,
     ):
-        self.runner = Runner(model)
+        if cache_type not in _CACHE_TYPES:
+            raise RequestError(f"cache_type is {cache_type!r}, expected {' or '.join(_CACHE_TYPES)}")
+        n_pages = None if cache_tokens is None else -(-cache_tokens // PAGE)
+        self.runner = Runner(model, n_pages=n_pages, cache_dtype=_CACHE_TYPES[cache_type])
+        self._cache = self.runner.cache
         self._tokenizer = tokenizer
-        self._max_live, self._chunk = max_live, chunk
-        self._waiting: deque[Sequence] = deque()  # one for each request: its sample 0
-        self._live: list[Sequence] = []  # by slot
+        self._chunk = chunk
+        config = model.config
+        n_layers, n_experts = (config.num_hidden_layers, config.num_local_experts or 0) if config.is_sparse else (0, 0)
+        self.stats = EngineStats.of(n_layers, n_experts)
+        self._governor = Governor.of(model, n_layers, n_experts) if speculate else None
+        self._memory = None if n_pages is None else Memory(self._cache, max(chunk, 16))
+        self._live = Live(self._cache, max_live, self._memory, self.stats, share)
+        self._waiting = Waiting()
+        self._blocked: Sequence | None = None  # its turn, but there is no room; nothing has ended since
         self._n_requests = 0
 
     @property
     def is_idle(self) -> bool:
-        return not self._waiting and not self._live
+        return not self._waiting and not self._live.sequences
+
+    @property
+    def n_running(self) -> int:
+        """Requests at work."""
+        return len({s.number for s in self._live.sequences})
+
+    @property
+    def n_waiting(self) -> int:
+        return self._waiting.n_requests
+
+    @property
+    def n_waiting_tokens(self) -> int:
+        """Of their prompts."""
+        return self._waiting.n_tokens
+
+    @property
+    def cache_usage(self) -> float:
+        """The share of pages, 0 to 1, that sequences at work hold."""
+        return 1 - self._cache.n_free / self._cache.n_pages
 
     def add(self, request: Request) -> int:
         """Queue a request (checked against the model here) and return its number."""
         config = self.runner.model.config
         request.params.check_model(config, len(request.prompt_ids))
+        if request.experts is not None:
+            request.experts.check(config)
+        if self._memory is not None and (n := self._memory.worst(request)) > self._cache.n_pages:
+            raise ResourceError(
+                f"the prompt's {len(request.prompt_ids)} tokens plus max_tokens {request.params.max_tokens}, n "
+                f"{request.params.n}, may take {n * PAGE} tokens of the cache, which has {self._cache.n_pages * PAGE}: "
+                "shorten the prompt, lower max_tokens or n, or give the cache more memory"
+            )
         seed = request.params.seed
         if seed is None:
             seed = int.from_bytes(os.urandom(7), "little")
-        number, self._n_requests = self._n_requests, self._n_requests + 1
-        self._waiting.append(Sequence.of(number, request, 0, seed, config.eos_ids, self._tokenizer))
-        return number
+        self._waiting.add(Sequence.of(self._n_requests, request, 0, seed, config.eos_ids, self._tokenizer))
+        self._n_requests += 1
+        return self._n_requests - 1
 
     def run(self, requests: Items[Request]) -> Iterator[Event]:
-        """Events of all of them until the last has ended; the requests are numbered from 0."""
+        """Events of all of them until the last has ended; the requests are numbered from 0. A failure is raised."""
         for request in requests:
             self.add(request)
         while not self.is_idle:
-            yield from self.step()
+            for event in self.step():
+                if event.cause is not None:
+                    raise event.cause
+                yield event
 
     @torch.inference_mode()
-    def step(self) -> list[Event]:
-        """One forward pass and what it brought."""
-        self._admit()
-        work = self._unread()
-        return self._read(work) if work else self._decode()
-
     def cancel(self, number: int) -> None:
         """Forget a request wherever it is; no more events come from it."""
-        self._waiting = deque(s for s in self._waiting if s.number != number)
-        for s in self._live:
+        self._waiting.cancel(number)
+        for s in self._live.sequences:
             if s.number == number:
                 s.finish_reason, s.pending = "stop", None
         self._drop_done()
 
+    @torch.inference_mode()
+    def step(self) -> list[Event]:
+        """One forward pass and what it brought."""
+        if self._waiting.n_requests:
+            self._admit()
+        if not self._live.sequences:
+            return []
+        events = self._pass()
+        has_ended = False
+        for event in events:
+            if event.token_id is not None:
+                self.stats.generated_tokens += 1
+            if event.finish_reason is not None:
+                has_ended = True
+        if has_ended:
+            self._drop_done()
+        return events
+
     def _admit(self) -> None:
-        n_slots = sum(1 if s.is_prompt_read else s.request.params.n for s in self._live)
-        while self._waiting:
-            first = self._waiting[0]
-            n_slots += first.request.params.n
-            if n_slots > self._max_live and self._live:
+        """Take up those whose turn it is, while there is room for them."""
+        while self._waiting and (s := self._waiting.next(self._live.sequences)) is not self._blocked:
+            if not self._live.begin(s):
+                self._blocked = s
                 return
-            first.slot = len(self._live)
-            self._live.append(self._waiting.popleft())
-            self.runner.cache.reserve(len(self._live), 0)
-            self.runner.cache.clear(first.slot)
-
-    def _unread(self) -> list[tuple[Sequence, Items[int]]]:
-        """The next prompt tokens, at most `chunk` of them, of the sequences that come first."""
-        room = self._chunk
-        work: list[tuple[Sequence, Items[int]]] = []
-        for s in self._live:
-            if room and not s.is_prompt_read:
-                part = s.request.prompt_ids[s.n_read : s.n_read + room]
-                work.append((s, part))
-                room -= len(part)
-        return work
-
-    def _read(self, work: Items[tuple[Sequence, Items[int]]]) -> list[Event]:
-        output = self.runner.feed([(s.slot, part) for s, part in work])
-        row, ready, rows = -1, [], []
-        for s, part in work:
-            row += len(part)
-            s.n_read += len(part)
-            if s.is_prompt_read:
-                ready.append(s)
-                rows.append(row)
-        if not ready:
-            return []
-        hidden_BD = output.hidden_TD[rows]
-        families = [[s, *self._forks(s)] for s in ready]
-        logits_BV = self.runner.logits(hidden_BD)[[i for i, family in enumerate(families) for _ in family]]
-        return self._write([s for f in families for s in f], logits_BV)
-
-    def _forks(self, first: Sequence) -> list[Sequence]:
-        """The other samples of a request whose prompt has just been read, each with a copy of its keys and values."""
-        eos_ids = self.runner.model.config.eos_ids
-        forks = []
-        for sample in range(1, first.request.params.n):
-            s = Sequence.of(first.number, first.request, sample, first.draw.seed, eos_ids, self._tokenizer)
-            s.slot, s.n_read = len(self._live), first.n_read
-            self._live.append(s)
-            self.runner.cache.reserve(len(self._live), 0)
-            self.runner.cache.copy(first.slot, s.slot)
-            forks.append(s)
-        return forks
-
-    def _decode(self) -> list[Event]:
-        if not self._live:
-            return []
-        output = self.runner.step([s.next_id for s in self._live])
-        routed = self._routed(output)
-        return routed + self._write(self._live, self.runner.logits(output.hidden_TD))
-
-    def _routed(self, output: Output) -> list[Event]:
-        """The events that were waiting for the routing of this pass."""
-        waiting = [s for s in self._live if s.pending is not None]
-        if not waiting:
-            return []
-        experts, weights = stack_routings(output.routings, len(self._live))
-        events = []
-        for s in waiting:
-            assert s.pending is not None
-            s.pending.routing = experts[s.slot : s.slot + 1], weights[s.slot : s.slot + 1]
-            events.append(s.pending)
-            s.pending = None
-        return events
-
-    def _write(self, sequences: Items[Sequence], logits_BV: Tensor) -> list[Event]:
-        """Choose a token for each sequence that wants one; its event, unless it waits for its routing."""
-        greedy = choose_greedy(logits_BV) if any(s.is_plain for s in sequences) else []
-        events = []
-        for row, s in enumerate(sequences):
-            if s.finish_reason is not None:
-                continue
-            if s.request.params.max_tokens == 0:
-                s.finish_reason = "length"
-                events.append(Event(s.number, s.sample, None, "", "length"))
-                continue
-            token, logprob = (greedy[row], None) if s.is_plain else choose(logits_BV[row], s.draw, s.n_written)
-            event = s.write(token, logprob)
-            if s.wants_routing:
-                s.pending = event
-            else:
-                events.append(event)
-        self._drop_done()
-        return events
+            self._waiting.take(s)
 
     def _drop_done(self) -> None:
-        """Close the holes of ended sequences with the last ones, so that slots stay 0..B-1."""
-        for slot in reversed(range(len(self._live))):
-            if self._live[slot].is_done:
-                last = self._live.pop()
-                if last.slot != slot:
-                    self.runner.cache.move(last.slot, slot)
-                    self._live[slot], last.slot = last, slot
+        self._live.drop_done()
+        self._blocked = None
+        if not self._live.sequences:
+            self.stats.count()
+
+    def _pass(self) -> list[Event]:
+        if not self._live.reading:
+            if self._governor is None or not self._governor.may_draft():
+                return self._decode()
+            drafts = [s.draft() for s in self._live.sequences]
+            return self._mixed(self._parts(drafts)) if any(drafts) else self._decode()
+        return self._mixed(self._parts())
+
+    def _decode(self) -> list[Event]:
+        """One new token of each sequence: what `_mixed` does in fewer calls, where nothing is special."""
+        live = self._live.sequences
+        try:
+            edits = [s.request.experts for s in live] if self._live.has_edits else None
+            output = self.runner.step([s.next_id for s in live], edits)
+            logits_BV = self.runner.logits(output.hidden_TD)
+        except Exception:
+            restore(self.runner, live)
+            return self._mixed(self._parts())
+        self.stats.add_pass(output.routings)
+        events: list[Event] = []
+        if waiting := [s for s in live if s.pending is not None]:
+            result = Result((), output)
+            for s in waiting:
+                self._release(s, result.routing(s.slot), events)
+        greedy = greedy_ids(logits_BV)
+        for s in live:
+            if s.finish_reason is None:
+                self._hold(s, next_event(s, logits_BV, s.slot, greedy), events)
+        return events
+
+    def _mixed(self, parts: list[Part]) -> list[Event]:
+        """A pass of any parts of sequences, or several where one fails."""
+        events: list[Event] = []
+        for result in forward(self.runner, parts):
+            if result.error is not None:
+                self._fail(result.parts[0].sequence, result.error, events)
+            else:
+                self._take(result, events)
+        return events
+
+    def _parts(self, drafts: Items[list[int]] = ()) -> list[Part]:
+        """Each decoding sequence's due token, with its draft if there are drafts, and shares of the unread prompts."""
+        reading = self._live.reading
+        decoding = [s for s in self._live.sequences if s.is_prompt_read]
+        drafts = drafts or [[]] * len(decoding)
+        parts = [Part(s, [s.next_id, *d], len(d)) for s, d in zip(decoding, drafts, strict=True)]
+        if reading:
+            room = max(1, self._chunk - len(parts))
+            for s, n in zip(reading, shares(reading, room), strict=True):
+                if n:
+                    parts.append(Part(s, s.request.prompt_ids[s.n_read : s.n_read + n]))
+        return parts
+
+    def _take(self, result: Result, events: list[Event]) -> None:
+        """Go on with each sequence by what the pass has brought."""
+        assert result.output is not None
+        self.stats.add_pass(result.output.routings)
+        greedy = [] if result.logits_NV is None else greedy_ids(result.logits_NV)
+        row = at = n_accepted = 0
+        for part in result.parts:
+            n_logits = part.n_logits
+            if part.sequence.is_prompt_read:
+                n_accepted += self._advance(part, result, greedy, row, at, events)
+            else:
+                self._read(part, result, greedy, at, events)
+            row += len(part.ids)
+            at += n_logits
+        if any(part.n_drafted for part in result.parts):
+            self._judge(result, n_accepted)
+
+    def _read(self, part: Part, result: Result, greedy: list[int], at: int, events: list[Event]) -> None:
+        """A part of a prompt; at its end all samples begin to write."""
+        s = part.sequence
+        s.n_read += len(part.ids)
+        if s.request.wants_progress:
+            progress = s.n_read, len(s.request.prompt_ids)
+            events.append(Event(s.number, 0, None, "", n_cached=s.n_cached, progress=progress))
+        if not s.is_prompt_read:
+            return
+        assert result.logits_NV is not None
+        self._live.reading.remove(s)
+        self._live.remember(s)
+        for member in (s, *self._live.fork(s, events)):
+            if self._governor is not None and member.draw.matcher is None:
+                member.drafter = Drafter(s.request.prompt_ids)
+            self._hold(member, next_event(member, result.logits_NV, at, greedy), events)
+
+    def _advance(self, part: Part, result: Result, greedy: list[int], row: int, at: int, events: list[Event]) -> int:
+        """The token that was due and those of the draft that come true; how many of the draft did."""
+        s, n_before = part.sequence, part.sequence.n_fed
+        assert result.logits_NV is not None
+        n_used = 0
+        for token_id in part.ids:
+            if token_id != s.next_id:
+                break
+            if s.pending is not None:
+                self._release(s, result.routing(row + n_used), events)
+            n_used += 1
+            if s.finish_reason is not None:
+                break
+            self._hold(s, next_event(s, result.logits_NV, at + n_used - 1, greedy), events)
+            if s.is_done:
+                break
+        if part.n_drafted:
+            self._cache.truncate(s.slot, n_before + n_used)
+            self.stats.drafted += part.n_drafted
+            self.stats.accepted += n_used - 1
+            if s.drafter is not None:
+                s.drafter.learn(part.n_drafted, n_used - 1)
+        return n_used - 1
+
+    def _judge(self, result: Result, n_accepted: int) -> None:
+        assert result.output is not None and self._governor is not None
+        is_draft_T = [i > 0 for part in result.parts for i in range(len(part.ids))]
+        self._governor.judge(len(result.parts), n_accepted, *distinct_experts(result.output.routings, is_draft_T))
+
+    def _hold(self, s: Sequence, event: Event, events: list[Event]) -> None:
+        """Give the event out, or keep it until its token's routing is known."""
+        if s.wants_routing and event.token_id is not None:
+            s.pending = event
+        else:
+            events.append(event)
+
+    def _release(self, s: Sequence, routing: tuple[Tensor, Tensor], events: list[Event]) -> None:
+        assert s.pending is not None
+        s.pending.routing = routing
+        events.append(s.pending)
+        s.pending = None
+
+    def _fail(self, s: Sequence, error: Exception, events: list[Event]) -> None:
+        """End a sequence, and with a prompt all samples that were to come."""
+        events.append(s.end("error", error))
+        for sample in range(1, 1 if s.is_prompt_read else s.request.params.n):
+            events.append(replace(events[-1], sample=sample))

@@ -11,7 +11,9 @@ from numbers import Integral, Real
 from typing import Any
 
 from coterie.config import ModelConfig
+from coterie.engine.constraint import Constraint
 from coterie.errors import ContextError, RequestError, nearest
+from coterie.routing.edits import ExpertEdits
 
 __all__ = ["Request", "SamplingParams", "check_ids", "check_text", "require_decoding"]
 
@@ -32,6 +34,7 @@ class SamplingParams:
     top_p: float = 1.0  # 1: off
     top_k: int = 0  # 0: off
     min_p: float = 0.0  # 0: off
+    typical_p: float = 1.0  # 1: off
     repetition_penalty: float = 1.0  # 1: off
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -42,6 +45,9 @@ class SamplingParams:
     n: int = 1
     logprobs: int | None = None  # how many alternatives beside the chosen token; None: no log-probabilities
     routing: bool = False
+    min_tokens: int = 0  # before so many, nothing ends the text
+    include_stop: bool = False  # the stop string, or the stop id's text, stays in the text
+    ignore_eos: bool = False  # the model's own end ends nothing
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -52,12 +58,17 @@ class SamplingParams:
             tuple(_id("stop_token_ids", i) for i in _list("stop_token_ids", self.stop_token_ids)),
         )
         _set(self, "logit_bias", _bias(self.logit_bias))
-        _need(type(self.routing) is bool, "routing", self.routing, "true or false")
+        for name in ("routing", "include_stop", "ignore_eos"):
+            _need(type(getattr(self, name)) is bool, name, getattr(self, name), "true or false")
 
     def _check_numbers(self) -> None:
         for f in fields(self):
             _set(self, f.name, _plain(getattr(self, f.name)))
         _whole("max_tokens", self.max_tokens, 0, None)
+        _whole("min_tokens", self.min_tokens, 0, None)
+        _need(
+            self.min_tokens <= self.max_tokens, "min_tokens", self.min_tokens, f"at most max_tokens {self.max_tokens}"
+        )
         _whole("top_k", self.top_k, 0, None)
         _whole("n", self.n, 1, _MOST_SAMPLES)
         if self.logprobs is not None:
@@ -65,7 +76,8 @@ class SamplingParams:
         if self.seed is not None:
             _whole("seed", self.seed, -(1 << 63), (1 << 63) - 1)
         _number("temperature", self.temperature, "a finite number, 0 (greedy) or more", lambda v: v >= 0)
-        _number("top_p", self.top_p, "above 0 and at most 1 (off)", lambda v: 0 < v <= 1)
+        for name in ("top_p", "typical_p"):
+            _number(name, getattr(self, name), "above 0 and at most 1 (off)", lambda v: 0 < v <= 1)
         _number("min_p", self.min_p, "between 0 (off) and 1", lambda v: 0 <= v <= 1)
         _number("repetition_penalty", self.repetition_penalty, "a finite number above 0 (1 is off)", lambda v: v > 0)
         for name in ("presence_penalty", "frequency_penalty"):
@@ -102,7 +114,8 @@ class SamplingParams:
     @property
     def is_plain_greedy(self) -> bool:
         """The next token is the argmax of the raw logits, and nothing else is asked for."""
-        return self.temperature == 0 and not self.changes_logits and self.logprobs is None
+        asks_more = self.changes_logits or self.logprobs is not None or self.min_tokens > 0
+        return self.temperature == 0 and not asks_more
 
     @property
     def changes_logits(self) -> bool:
@@ -112,13 +125,26 @@ class SamplingParams:
 @dataclass(frozen=True, slots=True)
 class Request:
     """One prompt and how to continue it. `context_ids` is what the reader has just seen (it decides on leading spaces);
-    `stop` and `stop_token_ids` of a chat form are already in `params`."""
+    `stop` and `stop_token_ids` of a chat form are already in `params`.
+
+    Requests begin from each other's cached prompts only where their `salt` is the same: they are of one owner, or have
+    the same `cache_salt`, and edit experts alike.
+    """
 
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     context_ids: tuple[int, ...] = field(default=())
     owner: str = ""  # whose it is: owners take turns
     wants_progress: bool = False  # events while the prompt is read
+    grammar: Constraint | None = None  # the form that the text must have
+    experts: ExpertEdits | None = None  # changes to the router for this request's tokens
+    cache_salt: str = ""
+
+    @property
+    def salt(self) -> str:
+        """Who may share what this request has read."""
+        whose = f"salt {self.cache_salt}" if self.cache_salt else self.owner and f"owner {self.owner}"
+        return whose if self.experts is None else f"{whose} {self.experts!r}"
 
 
 def require_decoding(config: ModelConfig) -> None:

@@ -11,18 +11,21 @@ from torch import Tensor
 
 from coterie.engine.request import Request
 from coterie.engine.sampling import Draw, TokenLogprob
+from coterie.engine.speculative import Drafter
 from coterie.engine.stops import StopFilter
+from coterie.errors import CoterieError
 from coterie.tokenizer import TextStream, Tokenizer
 
-__all__ = ["Event", "Sequence"]
+__all__ = ["Event", "Sequence", "told"]
 
 
 @dataclass(slots=True)
 class Event:
     """What one token brought: its text (perhaps none yet), and on the last one why the sequence ended.
 
-    `token_id` is None only for an answer of max_tokens 0. `routing` is that of this token when it is read in its turn,
-    experts and weights [1, L, K] each: where it is asked for, an event comes one pass later, the last one too.
+    `token_id` is None for an answer without tokens, a failure, and progress. `routing` is that of this token when it is
+    read in its turn, experts and weights [1, L, K] each: where it is asked for, an event comes one pass later, the last
+    one too. After an event with a `finish_reason` no other comes from its sample.
     """
 
     request: int
@@ -33,11 +36,12 @@ class Event:
     logprob: TokenLogprob | None = None
     routing: tuple[Tensor, Tensor] | None = None
     error: str | None = None  # one sentence for the user
-    n_cached: int = 0  # prompt tokens that were at hand; on a sample's first event
+    n_cached: int = 0  # prompt tokens that were at hand; on progress and on a sample's first token
     progress: tuple[int, int] | None = None  # prompt tokens done, of all; then there is neither token nor text
+    cause: Exception | None = None  # of the error
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Sequence:
     """`n_read` tokens of the prompt are in the cache; `next_id` is the token to feed next."""
 
@@ -48,34 +52,51 @@ class Sequence:
     stop_ids: frozenset[int]
     stream: TextStream | None
     stops: StopFilter
+    salt: str  # who may share what it has read
+    eos_ids: Items[int]
+    tokenizer: Tokenizer | None
     slot: int = -1
     n_read: int = 0
-    n_written: int = 0
+    n_cached: int = 0  # of the prompt, when it was taken up
     next_id: int = -1
+    output_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     pending: Event | None = None  # waits for its routing
+    drafter: Drafter | None = None
     is_plain: bool = field(init=False)
     wants_routing: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.is_plain = self.draw.params.is_plain_greedy
+        self.is_plain = self.draw.params.is_plain_greedy and self.draw.matcher is None
         self.wants_routing = self.draw.params.routing
 
     @staticmethod
     def of(
         number: int, request: Request, sample: int, seed: int, eos_ids: Items[int], tokenizer: Tokenizer | None
     ) -> "Sequence":
-        params = request.params
-        stream = None if tokenizer is None else TextStream(tokenizer, request.context_ids)
+        params, grammar = request.params, request.grammar
+        stop_ids = frozenset((*(() if params.ignore_eos else eos_ids), *params.stop_token_ids))
+        matcher = None if grammar is None else grammar.matcher(request.context_ids, (*eos_ids, *params.stop_token_ids))
         return Sequence(
             number=number,
             request=request,
             sample=sample,
-            draw=Draw(params, seed, sample, request.prompt_ids),
-            stop_ids=frozenset((*eos_ids, *params.stop_token_ids)),
-            stream=stream,
-            stops=StopFilter(params.stop),
+            draw=Draw(params, seed, sample, request.prompt_ids, stop_ids=stop_ids, matcher=matcher),
+            stop_ids=stop_ids,
+            stream=None if tokenizer is None else TextStream(tokenizer, request.context_ids),
+            stops=StopFilter(params.stop, params.include_stop),
+            salt=request.salt,
+            eos_ids=eos_ids,
+            tokenizer=tokenizer,
         )
+
+    def sibling(self, sample: int) -> "Sequence":
+        """Another sample of its request, which has written nothing yet."""
+        return Sequence.of(self.number, self.request, sample, self.draw.seed, self.eos_ids, self.tokenizer)
+
+    @property
+    def n_written(self) -> int:
+        return len(self.output_ids)
 
     @property
     def is_prompt_read(self) -> bool:
@@ -85,25 +106,61 @@ class Sequence:
     def is_done(self) -> bool:
         return self.finish_reason is not None and self.pending is None
 
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Prompt and output; the last of them is not in the cache yet."""
+        return (*self.request.prompt_ids, *self.output_ids)
+
+    @property
+    def n_fed(self) -> int:
+        """Tokens that the cache holds between passes."""
+        return self.n_read + max(0, len(self.output_ids) - 1)
+
+    @property
+    def most_tokens(self) -> int:
+        """The longest that it may become."""
+        return len(self.request.prompt_ids) + self.request.params.max_tokens
+
+    def draft(self) -> list[int]:
+        """Guesses of what follows the token that is due; none where the text has ended."""
+        if self.drafter is None or self.finish_reason is not None:
+            return []
+        return self.drafter.draft(self.request.params.max_tokens - len(self.output_ids) - 1)
+
     def write(self, token_id: int, logprob: TokenLogprob | None) -> Event:
         """Take the next token; the event says what it brought. A stop id adds no text."""
         params = self.draw.params
-        self.n_written += 1
+        self.output_ids.append(token_id)
+        n = len(self.output_ids)
         self.next_id = token_id
         if not self.is_plain:
             self.draw.counts[token_id] = self.draw.counts.get(token_id, 0) + 1
-        text = ""
+            if (matcher := self.draw.matcher) is not None:
+                matcher.accept(token_id)
+                self.finish_reason = "stop" if matcher.is_done else None
+        if self.drafter is not None:
+            self.drafter.push(token_id)
         if token_id in self.stop_ids:
             self.finish_reason = "stop"
-        elif self.stream is not None:
-            text = self.stops.push(self.stream.push([token_id]))
-            if self.stops.is_stopped:
-                self.finish_reason = "stop"
-        if self.finish_reason is None and self.n_written >= params.max_tokens:
+        text = self._text_of(token_id, n) if self.stream is not None else ""
+        if self.finish_reason is None and n >= params.max_tokens:
             self.finish_reason = "length"
         if self.finish_reason is not None:
             text += self.rest()
-        return Event(self.number, self.sample, token_id, text, self.finish_reason, logprob)
+        n_cached = self.n_cached if n == 1 else 0
+        return Event(self.number, self.sample, token_id, text, self.finish_reason, logprob, n_cached=n_cached)
+
+    def _text_of(self, token_id: int, n: int) -> str:
+        """What the n-th token adds to the text that may be shown."""
+        assert self.stream is not None
+        if token_id in self.stop_ids and not self.draw.params.include_stop:
+            return ""
+        text = self.stream.push([token_id])
+        if n >= self.draw.params.min_tokens:
+            text = self.stops.push(text)
+            if self.stops.is_stopped:
+                self.finish_reason = "stop"
+        return text
 
     def rest(self) -> str:
         """The text still held back at the end."""
@@ -111,3 +168,17 @@ class Sequence:
             return ""
         text = self.stops.push(self.stream.finish())
         return text if self.stops.is_stopped else text + self.stops.finish()
+
+    def end(self, reason: str, cause: Exception | None = None) -> Event:
+        """The last event of a sequence that ends without a token."""
+        self.finish_reason, self.pending = reason, None
+        text = "" if cause is not None else self.rest()
+        error = None if cause is None else told(cause)
+        return Event(self.number, self.sample, None, text, reason, error=error, n_cached=self.n_cached, cause=cause)
+
+
+def told(cause: Exception) -> str:
+    """A failure as one sentence for the user."""
+    if isinstance(cause, CoterieError):
+        return str(cause)
+    return f"the model failed while it worked on this request ({type(cause).__name__}): try it again"

@@ -1,6 +1,7 @@
 """Stop strings in streamed text: never shown, not even in part, wherever the text was cut into pieces.
 
 Generation ends with the first character that completes a stop string; where several end there, the longest is cut off.
+With `keep` the stop string stays in the text, which still ends with it.
 The result is the same however the text is cut. Only what may still become a stop string is held back.
 Example, stop "END": push("the E") -> "the "; push("X") -> "EX"; push(" END!") -> " " and `is_stopped`.
 """
@@ -13,8 +14,8 @@ __all__ = ["StopFilter"]
 class StopFilter:
     """Feed it text as it comes; it returns what may be shown."""
 
-    def __init__(self, stops: Sequence[str]):
-        self._stops = tuple(stops)
+    def __init__(self, stops: Sequence[str], keep: bool = False):
+        self._stops, self._keep = tuple(stops), keep
         self._held = ""
         self.is_stopped = False
 
@@ -38,7 +39,7 @@ class StopFilter:
 
     def _first_stop(self, text: str) -> int | None:
         found = [(at + len(s), at) for s in self._stops if (at := text.find(s)) >= 0]
-        return min(found)[1] if found else None
+        return min(found)[not self._keep] if found else None
 
     def _held_length(self, text: str) -> int:
         longest = 0

@@ -120,6 +120,8 @@ class _Talks:
             if self._engine.is_idle:
                 return
             for event in self._engine.step():
+                if event.cause is not None:
+                    raise event.cause
                 _, answers, ids = self._open[event.request]
                 answers.turns[-1] += event.text
                 if event.token_id is not None:
