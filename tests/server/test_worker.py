@@ -203,6 +203,14 @@ def test_what_the_engine_refuses_is_raised_before_anything_else(make_worker: Cal
     assert (e.value.status, e.value.code) == (400, "context_length_exceeded") and "8192" in e.value.message
 
 
+def test_what_no_cache_of_this_size_holds_is_refused(make_worker: Callable[..., Worker]) -> None:
+    worker = make_worker(cache_tokens=256)
+    with pytest.raises(ApiError) as e:
+        run(text_of_submitted(worker, request(1000)))
+    assert (e.value.status, e.value.code, e.value.param) == (400, "too_large_for_cache", "max_tokens")
+    assert run(text_of_submitted(worker, request(50)))
+
+
 async def text_of_submitted(worker: Worker, wanted: Request) -> str:
     return await text_of(worker.submit(wanted))
 

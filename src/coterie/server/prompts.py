@@ -59,7 +59,8 @@ def fit(
     Raises `ApiError` 400 `context_length_exceeded` with `n_prompt_tokens` and `n_ctx`, unless the middle may be cut.
     """
     context = served.lm.config.max_position_embeddings
-    most = served.settings.max_tokens_default if most is None else most
+    if most is None:  # no more than leaves room for others and for the prompt
+        most = min(served.settings.max_tokens_default, max(1, served.worker.cache_tokens // 4))
     name, given = bound
     truncated = None
     if body.truncate == "middle":

@@ -24,7 +24,7 @@ _EVENT_BYTES = 100  # what an event weighs besides its text and routing
 def _of_engine(event: Event) -> ApiError:
     """A failure of this request before its first token, which can still be said with a status."""
     message = event.error or "the model failed on this request"
-    cause: Exception | None = getattr(event, "cause", None)
+    cause = event.cause
     if isinstance(cause, CoterieError):
         return translated(cause)
     is_memory = isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError"  # the second is torch's
@@ -106,7 +106,7 @@ class Ticket:
             return
         if self._is_read or self._buffer:
             for sample in sorted(self._open):
-                self._buffer.append(Event(0, sample, None, "", "error", error=error.message))
+                self._buffer.append(Event(0, sample, None, "", "error", error=error.message, cause=error))
         else:
             self._failure = error
         self._open.clear()

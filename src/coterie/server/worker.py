@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from coterie.engine.engine import Engine
 from coterie.engine.request import Request
 from coterie.engine.sequence import Event
-from coterie.errors import CoterieError
-from coterie.server.failures import ApiError, retry_after, translated, unavailable
+from coterie.errors import CoterieError, ResourceError
+from coterie.server.cache_size import cache_tokens
+from coterie.server.failures import ApiError, refused, retry_after, translated, unavailable
 from coterie.server.settings import Settings
 from coterie.server.ticket import Ticket
 
@@ -64,6 +65,8 @@ class Worker:
         self.lm, self.settings = lm, settings
         self.observer: Observer = observer or _Deaf()
         self.last_used = time.monotonic()
+        model = lm.model
+        self.cache_tokens = cache_tokens(model.config, settings, model.cache_dtype, model.device)
         self.engine = self._new_engine()
         self._tickets: set[Ticket] = set()  # the loop's
         self._works: dict[int, _Work] = {}  # by the engine's number; the thread's
@@ -215,6 +218,8 @@ class Worker:
     def _add(self, ticket: Ticket) -> None:
         try:
             ticket.number = self.engine.add(replace(ticket.request, wants_progress=True))
+        except ResourceError as e:  # no cache of this size will ever hold it
+            _call(ticket.loop, ticket.fail, refused("max_tokens", str(e), code="too_large_for_cache"))
         except CoterieError as e:
             _call(ticket.loop, ticket.fail, translated(e))
         except Exception:
@@ -227,6 +232,8 @@ class Worker:
         """All of a step's events in one call to the loop."""
         batches: dict[Ticket, list[Event]] = {}
         for event in events:
+            if event.cause is not None and not isinstance(event.cause, CoterieError):
+                _log.error("a request failed in %s", self.lm.name, exc_info=event.cause)
             if (work := self._works.get(event.request)) is not None:
                 batches.setdefault(work.ticket, []).append(event)
                 work.n_open -= event.finish_reason is not None
@@ -245,8 +252,14 @@ class Worker:
                 _call(work.ticket.loop, work.ticket.fail, ApiError(500, _FAILED, code="engine_error"))
 
     def _new_engine(self) -> Engine:
-        tokenizer = self.lm.tokenizer if self.lm.has_tokenizer else None
-        return Engine(self.lm.model, tokenizer, max_live=self.settings.max_live)
+        return Engine(
+            self.lm.model,
+            self.lm.tokenizer if self.lm.has_tokenizer else None,
+            max_live=self.settings.max_live,
+            cache_tokens=self.cache_tokens,
+            cache_type=self.settings.cache_type,
+            speculate=self.settings.speculate,
+        )
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
