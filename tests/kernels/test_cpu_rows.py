@@ -117,6 +117,26 @@ def test_route(isa: str, dtype: torch.dtype, renormalise: bool, D: int, E: int, 
         assert torch.equal(alone, whole[5:6])
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("renormalise", [True, False])
+def test_a_route_that_some_rows_change(isa: str, dtype: torch.dtype, renormalise: bool) -> None:
+    """As the reference says; and rows without a change keep their bits."""
+    x, weight = randn(9, 51).to(dtype), randn(7, 51, seed=1)
+    bias_NE = torch.tensor([[0, -torch.inf, 0, 0, 3, 0, 0], [0.0] * 7, [1, 2, -torch.inf, -torch.inf, 0, 0, -9]])
+    of_row_T = torch.tensor([-1, 0, 1, 2, -1, 2, 0, -1, 1], dtype=torch.int32)
+    edits = reference.RouteEdits(of_row_T, bias_NE, torch.tensor([2, 5, 1], dtype=torch.int32), 5)
+    ids, weights, logits = cpu.route(x, weight, 2, renormalise, edits)
+    expected_ids, expected_weights, _ = reference.edited_route(x, weight, 2, renormalise, edits)
+    assert torch.equal(ids, expected_ids)
+    torch.testing.assert_close(weights, expected_weights)
+    plain_ids, plain_weights, plain_logits = cpu.route(x, weight, 2, renormalise)
+    assert torch.equal(logits, plain_logits), "the logits stay raw"
+    rows = of_row_T < 0
+    assert torch.equal(ids[rows, :2], plain_ids[rows]) and torch.equal(weights[rows, :2], plain_weights[rows])
+    assert (ids[rows, 2:] == -1).all() and not weights[rows, 2:].any()
+    assert not (ids[of_row_T == 0] == 1).any() and ((ids[of_row_T == 2] >= 0).sum(1) == 1).all()
+
+
 def test_among_equal_logits_the_lowest_id_is_first(isa: str) -> None:
     """Identity rows: the logits are x."""
     weight = torch.eye(6)

@@ -34,7 +34,7 @@ class ExpertEdits:
         E, L = config.num_local_experts, config.num_hidden_layers
         if E is None:
             raise RequestError("experts cannot be edited: the model is dense, it has none")
-        if not config.router.is_plain or config.router.kind not in ("topk", "topk_all"):
+        if not config.router.is_plain or config.router.capacity or config.router.jitter:
             raise RequestError(f"experts can only be edited with the top-k router, not with {config.router.kind!r}")
         if self.top_k is not None and not (type(self.top_k) is int and 1 <= self.top_k <= E):
             raise RequestError(f"experts.top_k is {self.top_k!r}, expected a whole number from 1 to {E}")
