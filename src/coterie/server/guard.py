@@ -24,7 +24,7 @@ __all__ = ["Guard", "is_public"]
 
 _HEALTH = {b"/live", b"/ready", b"/health", b"/v1/health"}
 _PAGE = re.compile(rb"/page(/[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)+")
-_ADMIN = {"/metrics"}
+_ADMIN = {"/metrics", "/v1/routing/stream"}  # what tells of everybody
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(?::[0-9]{1,5})?")
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 

@@ -13,7 +13,7 @@ from raw_http import Reply, ask
 from refusals import check_body
 
 UP = ("..", "../", "../..", "..\\", "..%2f", "%2e%2e/", "%2e%2e%2f", "..%5c", "..%c0%af", "%252e%252e%252f", "....//")
-FILES = ("etc/passwd", "proc/self/environ", "proc/self/maps", "tmp")
+FILES = ("etc/passwd", "proc/self/environ", "proc/self/maps", "tmp", "root/.bashrc")
 PLAIN = (
     *(".", "./", "/", "//", "/.", "~", "~root", "~/.ssh/id_rsa", "$HOME", "${HOME}", "`id`", "$(id)", "*", "?", "%"),
     *(
