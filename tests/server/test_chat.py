@@ -110,8 +110,9 @@ def test_logprobs_add_up_to_the_content(post: Callable[..., Any]) -> None:
     entries = choice["logprobs"]["content"]
     assert "".join(e["token"] for e in entries) == choice["message"]["content"] and len(entries) == 20
     assert b"".join(bytes(e["bytes"]) for e in entries).decode() == choice["message"]["content"]
+    names = ("token", "logprob", "bytes", "token_id")
     for e in entries:  # greedy: the chosen one is the best
-        assert len(e["top_logprobs"]) == 3 and e["top_logprobs"][0] == {k: e[k] for k in ("token", "logprob", "bytes")}
+        assert len(e["top_logprobs"]) == 3 and e["top_logprobs"][0] == {name: e[name] for name in names}
 
 
 def test_logprobs_are_those_before_temperature_and_penalties(post: Callable[..., Any]) -> None:

@@ -1,9 +1,9 @@
 """`experts` of a request: which experts to leave out, favour, or how many to ask, for this request's tokens alone."""
 
-from importlib import import_module
 from typing import Any
 
 from coterie.errors import CoterieError
+from coterie.routing.edits import ExpertEdits
 from coterie.server.failures import ApiError, refused, translated
 from coterie.server.models import Served
 from coterie.server.schema_fields import shown
@@ -15,8 +15,8 @@ _MOST = 4096
 _LARGEST_BIAS = 1e4
 
 
-def edits_of(field: ExpertsField | None, served: Served) -> Any:
-    """`ExpertEdits`, or None. Raises `ApiError` 400."""
+def edits_of(field: ExpertsField | None, served: Served) -> ExpertEdits | None:
+    """The edits, or None. Raises `ApiError` 400."""
     if field is None:
         return None
     if not served.settings.expert_edits:
@@ -34,7 +34,7 @@ def edits_of(field: ExpertsField | None, served: Served) -> Any:
     if not bans and not biases and field.top_k is None:
         return None
     try:
-        edits = import_module("coterie.routing.edits").ExpertEdits(ban=bans, bias=biases, top_k=field.top_k)
+        edits = ExpertEdits(ban=bans, bias=biases, top_k=field.top_k)
         edits.check(config)
     except CoterieError as e:
         message = str(e)

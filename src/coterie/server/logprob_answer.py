@@ -1,4 +1,7 @@
-"""Log-probabilities as OpenAI writes them: of the raw logits, with the bytes of each token. Mistral's are the same."""
+"""Log-probabilities as OpenAI writes them: of the raw logits, with the bytes of each token.
+
+Mistral's client drops all of them where one has no `token_id`.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -37,16 +40,18 @@ def _entry(token: Token, words: Vocabulary) -> dict[str, Any]:
         "token": token.text,
         "logprob": _number(token.logprob.logprob),
         "bytes": list(token.raw),
+        "token_id": token.id,
         "top_logprobs": [_alternative(token, i, v, words) for i, v in _top(token)],
     }
 
 
 def _alternative(token: Token, token_id: int, value: float, words: Vocabulary) -> dict[str, Any]:
     if token_id == token.id:
-        return {"token": token.text, "logprob": _number(value), "bytes": list(token.raw)}
-    label, raw = words.label(token_id, is_first=token.is_first), words.raw(token_id)
-    raw = raw[1:] if token.is_first and raw.startswith(b" ") else raw
-    return {"token": label, "logprob": _number(value), "bytes": list(raw)}
+        label, raw = token.text, token.raw
+    else:
+        label, raw = words.label(token_id, is_first=token.is_first), words.raw(token_id)
+        raw = raw[1:] if token.is_first and raw.startswith(b" ") else raw
+    return {"token": label, "logprob": _number(value), "bytes": list(raw), "token_id": token_id}
 
 
 def _top(token: Token) -> tuple[tuple[int, float], ...]:
