@@ -201,9 +201,11 @@ def test_a_request_that_memory_could_never_carry_is_refused(counting: SimpleName
         engine.add(counting.request("a" * 100, max_tokens=28, n=2))
 
 
-def test_an_unknown_type_of_cache_is_refused(counting: SimpleNamespace) -> None:
+def test_a_cache_of_an_unknown_type_or_without_room_is_refused(counting: SimpleNamespace) -> None:
     with pytest.raises(RequestError, match="cache_type is 'int5', expected auto or int8"):
         Engine(counting.Model(), cache_type="int5")
+    with pytest.raises(RequestError, match="cache_tokens is 0"):
+        Engine(counting.Model(), cache_tokens=0)
 
 
 def test_the_engine_tells_what_it_is_doing(counting: SimpleNamespace, byte_tokenizer: object) -> None:

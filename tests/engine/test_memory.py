@@ -49,6 +49,20 @@ def test_a_window_limits_it(counting: SimpleNamespace) -> None:
     )
 
 
+@pytest.mark.parametrize("window", [None, 70])
+def test_one_that_fills_the_cache_may_come_again(counting: SimpleNamespace, window: int | None) -> None:
+    """It shares most of its prompt with itself, and the copy of a page takes one more than there is."""
+    engine = Engine(counting.Model(sliding_window=window, eos_token_id=None), cache_tokens=64 * 4, chunk=64)
+    r = counting.request("k" * 130, max_tokens=62)
+    assert engine._memory is not None and engine._memory.worst(r) >= 3
+    engine = Engine(
+        counting.Model(sliding_window=window, eos_token_id=None), cache_tokens=64 * engine._memory.worst(r), chunk=64
+    )
+    for _ in range(3):
+        number = engine.add(r)
+        assert len(counting.finish(engine)[number, 0].ids) == 62
+
+
 def text(rng: random.Random) -> str:
     """Many begin alike, some to the page."""
     begin = rng.choice(["a" * 64, "b" * 100, "c" * 130, ""])

@@ -2,8 +2,10 @@
 prefixes shared or not, with drafts or without, in memory that is scarce or not; and in the end no page is missing.
 """
 
+import functools
 import random
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor
 
 import coterie
 from coterie.engine import Engine, Request, SamplingParams
+from coterie.engine.grammar import Grammar
 from coterie.engine.sampling import TokenLogprob
 from coterie.engine.sequence import Event
 from coterie.kernels import cpu
@@ -76,33 +79,37 @@ def lm() -> coterie.LanguageModel:
 
 def make_requests(lm: coterie.LanguageModel, seed: int) -> list[Request]:
     rng, requests = random.Random(seed), []
+    grammar = Grammar.compile("regex", "[a-z]+( [a-z]+){3}[.]", lm.tokenizer)
     for number in range(N_REQUESTS):
         ids = lm.encode(rng.choice(TEXTS))
         ids = ids[: rng.randint(1, len(ids))] if rng.random() < 0.3 else ids
         params = SamplingParams.of({"max_tokens": rng.choice([0, 1, 5, 20, 60]), "seed": number} | rng.choice(SAMPLING))
         edits = ExpertEdits(ban=((1, 2), (3, 0)), top_k=1) if rng.random() < 0.15 else None
-        requests.append(Request(ids, params, ids, owner=rng.choice("abc"), experts=edits))
+        form = grammar if rng.random() < 0.15 else None
+        requests.append(Request(ids, params, ids, owner=rng.choice("abc"), grammar=form, experts=edits))
     return requests
 
 
-def alone(lm: coterie.LanguageModel, request: Request) -> Answers:
+def alone(lm: coterie.LanguageModel, request: Request, cache_type: str) -> Answers:
     answers: Answers = {}
-    for e in Engine(lm.model, lm.tokenizer, share=False).run([request]):
+    for e in Engine(lm.model, lm.tokenizer, share=False, cache_type=cache_type).run([request]):
         answers.setdefault(e.sample, Answer()).take(e)
     return answers
 
 
 @pytest.fixture(scope="module")
-def questions(lm: coterie.LanguageModel) -> list[tuple[Request, Answers]]:
-    return [(r, alone(lm, r)) for r in make_requests(lm, 1)]
+def questions(lm: coterie.LanguageModel) -> Callable[[str], list[tuple[Request, Answers]]]:
+    """By type of the cache."""
+    return functools.cache(lambda kind: [(r, alone(lm, r, kind)) for r in make_requests(lm, 1)])
 
 
-ENGINES = {
+ENGINES: dict[str, dict[str, object]] = {
     "plain": {},
     "no sharing": {"share": False},
     "small chunks": {"chunk": 24, "max_live": 9},
     "drafts": {"speculate": True, "chunk": 100},
     "scarce": {"cache_tokens": 64 * 24, "max_live": 12, "chunk": 64},
+    "8 bits": {"cache_type": "int8", "cache_tokens": 64 * 40, "speculate": True},
     "scarce drafts": {"cache_tokens": 64 * 24, "speculate": True},
 }
 
@@ -129,15 +136,16 @@ def play(
 @pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
 def test_company_changes_no_bit(
     lm: coterie.LanguageModel,
-    questions: list[tuple[Request, Answers]],
-    options: dict[str, int],
+    questions: Callable[[str], list[tuple[Request, Answers]]],
+    options: dict[str, object],
     is_full: bool,
 ) -> None:
     engine = Engine(lm.model, lm.tokenizer, **options)  # type: ignore[arg-type]
+    asked = questions(str(options.get("cache_type", "auto")))
     for seed in range(20 if is_full else 2):  # the second time prompts are at hand, and some leave
         n_checked = 0
-        for question, answers in play(engine, questions, random.Random(seed), 0.1 * (seed % 2)):
-            expected = questions[question][1]
+        for question, answers in play(engine, asked, random.Random(seed), 0.1 * (seed % 2)):
+            expected = asked[question][1]
             assert answers.keys() == expected.keys()
             for sample, answer in answers.items():
                 answer.check(expected[sample])
@@ -149,6 +157,19 @@ def test_company_changes_no_bit(
     assert (stats.cached_tokens > 0) == options.get("share", True)
     assert (stats.accepted > 0) == ("speculate" in options)
     assert stats.expert_tokens_LE.sum() > 0
+
+
+def test_a_text_has_the_form_that_was_asked_for(lm: coterie.LanguageModel) -> None:
+    form = Grammar.compile("regex", "[a-z]+, [0-9]{2} (cats|dogs)", lm.tokenizer)
+    ids = lm.encode("The king had")
+    params = [SamplingParams(max_tokens=40, temperature=t, seed=3, n=n) for t, n in ((0, 1), (1.0, 4))]
+    engine = Engine(lm.model, lm.tokenizer, speculate=True)
+    texts: dict[tuple[int, int], str] = {}
+    for e in engine.run([Request(ids, p, ids, grammar=form) for p in params]):
+        texts[e.request, e.sample] = texts.get((e.request, e.sample), "") + e.text
+    assert len(texts) == 5
+    for text in texts.values():
+        assert re.fullmatch(r"[a-z]+, [0-9]{2} (cats|dogs)", text.strip()), text
 
 
 def test_drafts_make_fewer_passes(lm: coterie.LanguageModel) -> None:

@@ -56,6 +56,8 @@ class Engine:
     ):
         if cache_type not in _CACHE_TYPES:
             raise RequestError(f"cache_type is {cache_type!r}, expected {' or '.join(_CACHE_TYPES)}")
+        if cache_tokens is not None and cache_tokens < 1:
+            raise RequestError(f"cache_tokens is {cache_tokens}, expected 1 or more, or None for a cache that grows")
         n_pages = None if cache_tokens is None else -(-cache_tokens // PAGE)
         self.runner = Runner(model, n_pages=n_pages, cache_dtype=_CACHE_TYPES[cache_type])
         self._cache = self.runner.cache

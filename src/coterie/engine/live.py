@@ -35,7 +35,9 @@ class Live:
         n = self._adopt(s)
         if self._memory is not None and not self._memory.has_room(s, self.sequences):
             self._cache.clear(s.slot)
-            return False
+            if self.sequences:
+                return False
+            n = 0  # alone it has room, if it may take the pages that it would have shared
         s.n_read = s.n_cached = n
         self.sequences.append(s)
         self.reading.append(s)
