@@ -233,14 +233,20 @@ class LanguageModel:
         return Request(ids, params, context_ids=ids)
 
     def chat_request(
-        self, messages: Sequence[Message], params: SamplingParams, chat_form: str | None = None
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        chat_form: str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> Request:
         """What `chat` hands to an engine: the stops of the chat form are added to those of `params`."""
         turns = read_messages(messages)
         form = self.chat_form if chat_form is None else find_chat_form(chat_form)
         if form is None:
+            if tools or any(turn.tool_calls or turn.role == "tool" for turn in turns):
+                raise RequestError("this model has no chat form, so it cannot call tools: leave tools out")
             return self.request("\n".join(turn.content for turn in turns), params)
-        ids = check_ids(form.encode(turns, self.tokenizer), self.config.vocab_size)
+        ids = check_ids(form.encode(turns, self.tokenizer, tools), self.config.vocab_size)
         stop = tuple(dict.fromkeys((*params.stop, *form.stop_strings)))
         stop_ids = tuple(dict.fromkeys((*params.stop_token_ids, *form.stop_ids(self.tokenizer))))
         context = ids if turns[-1].prefix else ()  # an answer begins anew, a continued one keeps its space

@@ -14,7 +14,7 @@ from coterie.tokenizer.tool_calls import json_depth
 
 __all__ = ["KINDS", "check_choices", "check_repeats", "check_text", "schema_text", "sentence"]
 
-KINDS = ("json_schema", "json_object", "regex", "choice", "lark", "gbnf", "grammar")
+KINDS = ("json_schema", "json_object", "json_or_text", "regex", "choice", "lark", "gbnf", "grammar")
 _LARGEST_SCHEMA = 256 << 10  # bytes
 _LARGEST_TEXT = 64 << 10  # characters of a grammar or regular expression
 _DEEPEST = 64

@@ -20,6 +20,7 @@ __all__ = ["Source", "read_source"]
 _NAMES = {
     "json_schema": "JSON schema",
     "json_object": "JSON object",
+    "json_or_text": "JSON schema",
     "regex": "regular expression",
     "choice": "choice",
     "lark": "Lark grammar",
@@ -27,6 +28,7 @@ _NAMES = {
     "grammar": "grammar",
 }
 _JSON_SPACE = r"[ ]?|\r?\n[ \t]{0,64}"  # one space, or a line break and an indent
+_TEXT = r"TEXT: /\s*[^\s\[](.|\n)*/"  # anything that cannot be taken for a JSON list
 _MOST_RULES = 1000
 _DEEPEST_GROUP = 64
 _INLINE = re.compile(r"%(json|llguidance)\b")
@@ -50,17 +52,17 @@ class Source:
 
     def grammar(self, *, space: bool) -> str:
         """llguidance's JSON; with `space`, one space may come first."""
-        inner = _definition(self)
-        if not space:
-            return json.dumps({"grammars": [inner]})
-        return json.dumps({"grammars": [{"lark_grammar": 'start: " "? @form'}, {"name": "form", **inner}]})
+        body = "(@form | TEXT)" if self.kind == "json_or_text" else "@form"
+        start = "start: " + ('" "? ' if space else "") + body + "\n"
+        text = _TEXT if self.kind == "json_or_text" else ""
+        return json.dumps({"grammars": [{"lark_grammar": start + text}, {"name": "form", **_definition(self)}]})
 
 
 def read_source(kind: str, spec: Any) -> Source:
     """The grammar in `spec`; `RequestError` where a limit is passed or it is not what `kind` says."""
     if kind not in KINDS:
         raise RequestError(f"unknown kind of grammar {kind!r}{nearest(str(kind), KINDS)}; known: {', '.join(KINDS)}")
-    if kind == "json_schema":
+    if kind in ("json_schema", "json_or_text"):
         return Source(kind, schema_text(spec))
     if kind == "json_object":
         return Source(kind, '{"type":"object"}')
@@ -76,7 +78,7 @@ def read_source(kind: str, spec: Any) -> Source:
 
 def _definition(source: Source) -> dict[str, Any]:
     """The entry in llguidance's list of grammars."""
-    if source.kind in ("json_schema", "json_object"):
+    if source.kind.startswith("json"):
         schema = json.loads(source.text)
         rules = {"whitespace_flexible": True, "whitespace_pattern": _JSON_SPACE}
         return {"json_schema": {**schema, "x-guidance": rules} if isinstance(schema, dict) else schema}
