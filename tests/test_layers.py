@@ -23,7 +23,7 @@ LAYERS = [
     {"offload", "train", "analysis"},
     {"engine", "tune"},
     {"api"},
-    {"server", "eval"},
+    {"server", "eval", "bench"},
     {"cli"},
     {"__init__", "__main__"},  # the package's own front; nothing below imports more of it than `__version__`
 ]

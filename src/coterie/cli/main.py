@@ -35,6 +35,7 @@ VERBS = {
     "plan": "Say what a recipe will cost on this machine: memory, time, the loss to expect.",
     "eval": "Measure a model: benchmarks from local files, each score with its uncertainty.",
     "trace": "Record which experts read which token, and see what that shows.",
+    "bench": "Measure a server under load: time to first token, between tokens, throughput, goodput.",
     "doctor": "Say what this machine has, what is wrong, and how to mend it.",
 }
 _EXAMPLE = """\b
