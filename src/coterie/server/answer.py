@@ -5,7 +5,7 @@
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from coterie.errors import CoterieError
 from coterie.server.failures import ApiError
 from coterie.server.ticket import Ticket
 from coterie.server.tokens import Token, TokenReader
+from coterie.server.tool_reader import CallReader, Piece
 from coterie.tokenizer import Tokenizer
 
 __all__ = ["Answer", "Part", "Sample"]
@@ -29,25 +30,29 @@ class Part:
     tokens: list[Token]
     ids: list[int]
     finish_reason: str | None = None
+    calls: list[Piece] = field(default_factory=list)  # of tools, or parts of them
     failure: Exception | None = None
 
 
 class Sample:
     """One choice. `tokenizer` is None where nobody asked for single tokens, which makes it cheap."""
 
-    def __init__(self, index: int, request: Request, tokenizer: Tokenizer | None):
+    def __init__(
+        self, index: int, request: Request, tokenizer: Tokenizer | None = None, calls: CallReader | None = None
+    ):
         self.index = index
         self.n_tokens = 0
         self.finish_reason: str | None = None
         self._reader = None if tokenizer is None else TokenReader(tokenizer, request.context_ids)
+        self._call_reader = calls
+        self._calls: list[Piece] = []
         self._texts: list[str] = []
         self._tokens: list[Token] = []
         self._ids: list[int] = []
         self.failure: Exception | None = None
 
     def take(self, event: Event) -> None:
-        if event.text:
-            self._texts.append(event.text)
+        self._take_text(event)
         if event.token_id is not None:
             self.n_tokens += 1
             self._ids.append(event.token_id)
@@ -55,9 +60,21 @@ class Sample:
             self._reader.take(event)
             self._tokens += self._reader.release() if event.finish_reason is None else self._reader.finish()
         if event.finish_reason is not None:
-            self.finish_reason = event.finish_reason
+            has_called = self._call_reader is not None and self._call_reader.n_calls > 0
+            self.finish_reason = "tool_calls" if has_called and event.finish_reason == "stop" else event.finish_reason
         if event.finish_reason == "error":
             self.failure = _failure_of(event)
+
+    def _take_text(self, event: Event) -> None:
+        if self._call_reader is None:
+            if event.text:
+                self._texts.append(event.text)
+            return
+        pieces = self._call_reader.push(event.text, () if event.token_id is None else (event.token_id,))
+        if event.finish_reason is not None:
+            pieces += self._call_reader.finish()
+        self._texts += [piece.text for piece in pieces if piece.text]
+        self._calls += [piece for piece in pieces if piece.index is not None]
 
     @property
     def n_unshown(self) -> int:
@@ -66,10 +83,11 @@ class Sample:
 
     def part(self) -> Part | None:
         """What there is to show now, if anything; it is shown once."""
-        if not (self._texts or self._tokens or self.finish_reason):
+        if not (self._texts or self._calls or self._tokens or self.finish_reason):
             return None
-        part = Part(self.index, "".join(self._texts), self._tokens, self._ids, self.finish_reason, self.failure)
-        self._texts, self._tokens, self._ids = [], [], []
+        text = "".join(self._texts)
+        part = Part(self.index, text, self._tokens, self._ids, self.finish_reason, self._calls, self.failure)
+        self._texts, self._calls, self._tokens, self._ids = [], [], [], []
         return part
 
 
@@ -90,11 +108,13 @@ class Answer:
     def __post_init__(self) -> None:
         self.id = self.id or f"{self.kind}-{secrets.token_hex(16)}"
 
-    def add(self, ticket: Ticket, tokenizer: Tokenizer | None) -> None:
-        """The samples of one more ticket."""
+    def add(
+        self, ticket: Ticket, tokenizer: Tokenizer | None, calls: Callable[[], CallReader | None] = lambda: None
+    ) -> None:
+        """The samples of one more ticket; `calls` makes each what finds calls of tools in its text."""
         first = len(self.samples)
         self.tickets.append(ticket)
-        self.samples += [Sample(first + i, ticket.request, tokenizer) for i in range(self.n_each)]
+        self.samples += [Sample(first + i, ticket.request, tokenizer, calls()) for i in range(self.n_each)]
 
     def take(self, number: int, events: Iterable[Event]) -> list[Sample]:
         """Events of the ticket of this number; the samples that have something new, in order."""

@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from coterie.engine.request import Request as EngineRequest
+from coterie.engine.request import SamplingParams
 from coterie.server.answer import Answer, Part
 from coterie.server.body import read_json
 from coterie.server.conversation import turns_of
@@ -23,7 +24,9 @@ from coterie.server.schema_chat import ChatBody, Conversation
 from coterie.server.schema_messages import unknown_keys
 from coterie.server.sse import EventStream
 from coterie.server.state import State
-from coterie.server.structured import grammar_of
+from coterie.server.structured import compiled, grammar_of
+from coterie.server.tool_reader import Piece
+from coterie.server.tools import ToolUse, prepare
 from coterie.server.writer import Context, Writer
 
 __all__ = ["ChatWriter", "encoded", "routes"]
@@ -47,12 +50,15 @@ async def _chat(request: Request, state: State) -> Response:
     served = await state.models.get(body.model)
     owner = request.state.key.name
     request.state.log["model"] = served.id
-    asked = fit(await _request(body, served, owner), body, served, "messages", bound)
+    request_, use = await _request(body, served, owner)
+    asked = fit(request_, body, served, "messages", bound)
+    if use.is_emulated:
+        asked = replace(asked, told={**asked.told, "x_tool_emulation": True})
     context = Context(dialect, owner, state.shelf)
     needs_tokens = body.logprobs or body.return_routing
     tokenizer = served.lm.tokenizer if needs_tokens else None
     answer = Answer("chatcmpl", served.id, await system_fingerprint(served), body.n_samples)
-    answer.add(served.worker.submit(asked.request), tokenizer)
+    answer.add(served.worker.submit(asked.request), tokenizer, lambda: use.reader(bool(body.stream)))
     writer = ChatWriter(answer, body, [asked], context, tokenizer)
     ignored = [*body.ignored(), *unknown_keys(values["messages"])]
     headers = {**ignored_header(ignored), **deprecation_header(values)}
@@ -61,13 +67,17 @@ async def _chat(request: Request, state: State) -> Response:
     return JSONResponse(await writer.whole(), headers=headers)
 
 
-async def _request(body: ChatBody, served: Served, owner: str) -> EngineRequest:
-    """All of the engine's request but the bound on its tokens."""
+async def _request(body: ChatBody, served: Served, owner: str) -> tuple[EngineRequest, ToolUse]:
+    """All of the engine's request but the bound on its tokens, and how tools are used."""
     edits = edits_of(body.experts, served)
     params = params_of(body, logprobs=(body.top_logprobs or 0) if body.logprobs else None)
     grammar = await grammar_of(body, served)
-    request = await encoded(body, served, params)
-    return replace(
+    request, use = await encoded(body, served, params)
+    if use.grammar is not None:
+        if grammar is not None:
+            raise refused("tools", "tools are given beside a form of the answer, expected at most one of the two")
+        grammar = await compiled(("tools", *use.grammar), served)
+    whole = replace(
         request,
         owner=owner,
         grammar=grammar,
@@ -75,15 +85,23 @@ async def _request(body: ChatBody, served: Served, owner: str) -> EngineRequest:
         cache_salt=body.cache_salt or "",
         wants_progress=bool(body.return_progress),
     )
+    return whole, use
 
 
-async def encoded(body: Conversation, served: Served, params: Any) -> EngineRequest:
+async def encoded(body: Conversation, served: Served, params: SamplingParams) -> tuple[EngineRequest, ToolUse]:
     """The conversation in the model's chat form; a base model continues its text."""
-    turns = turns_of(body)
-    size = sum(len(turn["content"]) for turn in turns)
-    keys = ("role", "content", "prefix")
-    plain: list[dict[str, Any]] = [{key: turn[key] for key in keys if key in turn} for turn in turns]
-    return await in_thread(size, lambda: served.lm.chat_request(plain, params), "messages")
+    lm = served.lm
+    use = prepare(
+        body.tools,
+        body.tool_choice,
+        turns_of(body),
+        lm,
+        emulate=served.settings.tool_emulation,
+        parallel=body.parallel_tool_calls,
+    )
+    size = sum(len(turn["content"]) for turn in use.messages)
+    request = await in_thread(size, lambda: lm.chat_request(use.messages, params, tools=use.tools), "messages")
+    return use.begin(request), use
 
 
 class ChatWriter(Writer):
@@ -93,13 +111,18 @@ class ChatWriter(Writer):
         return _streamed(index, {"role": "assistant", "content": ""})
 
     def delta(self, part: Part) -> dict[str, Any]:
-        return _streamed(part.index, {"content": part.text}, self._logprobs(part))
+        delta: dict[str, Any] = {"content": part.text} if part.text or not part.calls else {}
+        if part.calls:
+            delta["tool_calls"] = [_streamed_call(piece) for piece in part.calls]
+        return _streamed(part.index, delta, self._logprobs(part))
 
     def ending(self, part: Part) -> dict[str, Any]:
         return {**_streamed(part.index, {}), "finish_reason": self.finish_word(part)}
 
     def choice(self, part: Part) -> dict[str, Any]:
-        message = {"role": "assistant", "content": part.text, "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", "content": part.text, "refusal": None}
+        if part.calls:
+            message |= {"content": part.text or None, "tool_calls": _whole_calls(part.calls)}
         finish = self.finish_word(part)
         return {"index": part.index, "message": message, "logprobs": self._logprobs(part), "finish_reason": finish}
 
@@ -111,3 +134,22 @@ class ChatWriter(Writer):
 
 def _streamed(index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+
+
+def _streamed_call(piece: Piece) -> dict[str, Any]:
+    """The first part of a call has its id and name."""
+    function = {"arguments": piece.arguments}
+    if piece.name is None:
+        return {"index": piece.index, "function": function}
+    return {"index": piece.index, "id": piece.id, "type": "function", "function": {"name": piece.name, **function}}
+
+
+def _whole_calls(pieces: list[Piece]) -> list[dict[str, Any]]:
+    calls: dict[int, dict[str, Any]] = {}
+    for piece in pieces:
+        assert piece.index is not None
+        if piece.index not in calls:
+            function = {"name": piece.name, "arguments": ""}
+            calls[piece.index] = {"id": piece.id, "type": "function", "function": function}
+        calls[piece.index]["function"]["arguments"] += piece.arguments
+    return list(calls.values())

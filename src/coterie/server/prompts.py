@@ -5,7 +5,7 @@ Nothing here starts any work. Long texts are encoded in a thread, since Sentence
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from coterie.engine.request import Request, SamplingParams
@@ -22,11 +22,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that may be submitted. `is_to_the_brim`: its bound is the context's end; `truncated`: what was cut."""
+    """A request that may be submitted. `is_to_the_brim`: its bound is the context's end; `told`: what its answer says
+    once, such as what was cut."""
 
     request: Request
     is_to_the_brim: bool = False
-    truncated: dict[str, Any] | None = None
+    told: dict[str, Any] = field(default_factory=dict)
 
 
 def params_of(body: Sampled, **more: Any) -> SamplingParams:
@@ -62,9 +63,9 @@ def fit(
     if most is None:  # no more than leaves room for others and for the prompt
         most = min(served.settings.max_tokens_default, max(1, served.worker.cache_tokens // 4))
     name, given = bound
-    truncated = None
+    told: dict[str, Any] = {}
     if body.truncate == "middle":
-        request, truncated = _truncated(request, context, min(most, context // 4) if given is None else given)
+        request, told = _truncated(request, context, min(most, context // 4) if given is None else given)
     n, room = len(request.prompt_ids), context - len(request.prompt_ids)
     limit = min(most, max(room, 0)) if given is None else given
     if limit > room or (given is None and room < 1):
@@ -74,19 +75,19 @@ def fit(
         params.check_model(served.lm.config, n)
     except CoterieError as e:
         raise translated(e) from None
-    return Asked(replace(request, params=params), given is None and limit == room, truncated)
+    return Asked(replace(request, params=params), given is None and limit == room, told)
 
 
-def _truncated(request: Request, context: int, n_new: int) -> tuple[Request, dict[str, Any] | None]:
+def _truncated(request: Request, context: int, n_new: int) -> tuple[Request, dict[str, Any]]:
     """Without the middle of its prompt, as much of it as does not fit."""
     ids, keep = request.prompt_ids, context - n_new
     if len(ids) <= keep or keep < 2:
-        return request, None
+        return request, {}
     head = keep // 2
     end = len(ids) - (keep - head)
     kept = ids[:head] + ids[end:]
     seen = kept if request.context_ids == ids else request.context_ids
-    where = {"dropped_tokens": end - head, "where": [head, end]}
+    where = {"truncated": {"dropped_tokens": end - head, "where": [head, end]}}
     return replace(request, prompt_ids=kept, context_ids=seen), where
 
 

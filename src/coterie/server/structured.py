@@ -6,13 +6,14 @@ At most one may be given. Compiling is the engine's (`engine/grammar.py`), in a 
 import asyncio
 from typing import Any
 
+from coterie.engine.grammar import Grammar
 from coterie.errors import CoterieError
 from coterie.server.failures import ApiError, refused, translated
 from coterie.server.models import Served
 from coterie.server.schema_fields import shown
 from coterie.server.schema_sampling import Sampled
 
-__all__ = ["form_of", "grammar_of"]
+__all__ = ["Form", "compiled", "form_of", "grammar_of"]
 
 _KINDS = {
     "json": "json_schema",
@@ -32,13 +33,14 @@ _FIELDS = {
 Form = tuple[str, str, Any]  # the field it came from, the kind, what it says
 
 
-async def grammar_of(body: Sampled, served: Served) -> Any:
+async def grammar_of(body: Sampled, served: Served) -> Grammar | None:
     """The compiled grammar, or None. Raises `ApiError` 400 about the field."""
     form = form_of(body)
-    if form is None:
-        return None
-    from coterie.engine.grammar import Grammar
+    return None if form is None else await compiled(form, served)
 
+
+async def compiled(form: Form, served: Served) -> Grammar:
+    """The grammar of a form. Raises `ApiError` 400 about the field it came from."""
     field, kind, spec = form
     try:
         return await asyncio.to_thread(Grammar.compile, kind, spec, served.lm.tokenizer)

@@ -51,7 +51,7 @@ def routes(state: State) -> list[Route]:
         body = read(Conversation, values, is_strict=state.settings.strict_api)
         body.check(state.settings)
         served = await state.models.get(body.model)
-        ids = (await encoded(body, served, params_of(body))).prompt_ids
+        ids = (await encoded(body, served, params_of(body)))[0].prompt_ids
         form = served.lm.chat_form
         answer = {
             "prompt": "".join(_shown(i, served.lm.tokenizer) for i in ids),
@@ -73,7 +73,7 @@ async def _ids(body: TokenizeBody, served: Served, state: State) -> Sequence[int
         given = {name: getattr(body, name) for name in names if getattr(body, name) is not None}
         conversation = read(Conversation, given)
         conversation.check(state.settings)
-        return (await encoded(conversation, served, params_of(conversation))).prompt_ids
+        return (await encoded(conversation, served, params_of(conversation)))[0].prompt_ids
     tokenizer = served.lm.tokenizer
     text, name = (body.prompt, "prompt") if body.prompt is not None else (body.content or "", "content")
     flags = [f for f in (body.add_special_tokens, body.add_special) if f is not None]

@@ -128,7 +128,7 @@ class Writer(ABC):
         if part is None:
             return ""
         frames = self._open(sample.index)
-        if part.text or part.tokens or (self.body.return_token_ids and part.ids):
+        if part.text or part.calls or part.tokens or (self.body.return_token_ids and part.ids):
             choice = self.delta(part)
             if self.body.return_routing == "stream" and part.tokens:
                 choice["routing"] = streamed_routing(part.tokens)
@@ -174,9 +174,7 @@ class Writer(ABC):
 
     def _once(self) -> dict[str, Any]:
         """What is said once in an answer: in a stream on the first chunk."""
-        said = echo(self.body.experts)
-        if (cut := self.asked[0].truncated) is not None:
-            said["truncated"] = cut
+        said = {**echo(self.body.experts), **self.asked[0].told}
         if self.body.return_token_ids:
             said["prompt_token_ids"] = list(self.asked[0].request.prompt_ids)
         return said
