@@ -4,7 +4,6 @@ Shapes: T new rows of all sequences, H query heads, G key/value heads, P head wi
 """
 
 import math
-from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -29,14 +28,6 @@ def rotary(positions_T: Tensor, P: int, *, exact: bool) -> tuple[Tensor, Tensor]
     return turns[0][quarter], turns[1][quarter] * sign
 
 
-@dataclass
-class History:
-    """All a sequence was fed: what the cache should know."""
-
-    k: list[Tensor] = field(default_factory=list)
-    v: list[Tensor] = field(default_factory=list)
-
-
 class Twin:
     """Calls the kernel for several slots, whose pages lie in any order, and checks every output and the cache."""
 
@@ -47,7 +38,8 @@ class Twin:
         n = -(-n_positions // PAGE)
         self.pages.grow(n_slots * n)
         self.tables = torch.randperm(n_slots * n, generator=self.generator).int().view(n_slots, n)
-        self.histories = [History() for _ in range(n_slots)]
+        # all that each sequence was fed: what the cache should know
+        self.k, self.v = ([torch.zeros(0, G, P, dtype=self.kept)] * n_slots for _ in range(2))
 
     def rows(self, n: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(n, self.H + 2 * self.G, self.P, generator=self.generator).to(dtype)
@@ -55,21 +47,20 @@ class Twin:
     def feed(self, work: list[tuple[int, int]], dtype: torch.dtype = torch.float32, *, exact: bool = False) -> Tensor:
         """New rows of (slot, count) pairs."""
         qkv = self.rows(sum(n for _, n in work), dtype)
-        sequences = [(slot, len(self.histories[slot].k), n) for slot, n in work]
+        sequences = [(slot, len(self.k[slot]), n) for slot, n in work]
         turns = rotary(torch.cat([torch.arange(f, f + n) for _, f, n in sequences]), self.P, exact=exact)
         out = self.call(qkv, turns, sequences)
         turned = reference.rotate(qkv.float(), *turns)
         row, limit = 0, {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
         for slot, first, n in sequences:
-            history = self.histories[slot]
-            history.k += list(turned[row : row + n, self.H : self.H + self.G].to(self.kept))
-            history.v += list(qkv[row : row + n, self.H + self.G :].to(self.kept))
+            k = turned[row : row + n, self.H : self.H + self.G].to(self.kept)
+            v = qkv[row : row + n, self.H + self.G :].to(self.kept)
             if self.pages.has_scales:
-                history.k[first:], history.v[first:] = (list(t) for t in self.read(slot, first, first + n))
-            for i in range(n):
-                expected = self.attend(turned[row + i, : self.H].double(), history, first + i)
-                error = (out[row + i].double() - expected.flatten()).abs().max() / expected.abs().max()
-                assert error <= limit, f"slot {slot}, position {first + i}: {error:.1e}"
+                k, v = self.read(slot, first, first + n)
+            self.k[slot], self.v[slot] = torch.cat((self.k[slot], k)), torch.cat((self.v[slot], v))
+            expected = self.attend(turned[row : row + n, : self.H].double(), slot, first).flatten(1)
+            error = (out[row : row + n].double() - expected).abs().amax(1) / expected.abs().amax(1)
+            assert error.max() <= limit, f"slot {slot}, position {first + int(error.argmax())}: {error.max():.1e}"
             row += n
             self.check_cache(slot)
         return out
@@ -86,18 +77,18 @@ class Twin:
         at = torch.arange(first, stop)
         return self.pages.read(0, self.tables[slot].long()[at // PAGE] * PAGE + at % PAGE)
 
-    def attend(self, q_HP: Tensor, history: History, position: int) -> Tensor:
-        first = 0 if self.window is None else max(0, position - self.window + 1)
-        k, v = (torch.stack(t[first : position + 1]).double() for t in (history.k, history.v))
-        k, v = (t.repeat_interleave(self.H // self.G, 1) for t in (k, v))
-        weights = (torch.einsum("hp,chp->hc", q_HP, k) / math.sqrt(self.P)).softmax(-1)
-        return torch.einsum("hc,chp->hp", weights, v)
+    def attend(self, q_SHP: Tensor, slot: int, first: int) -> Tensor:
+        k, v = (t[slot].double().repeat_interleave(self.H // self.G, 1) for t in (self.k, self.v))
+        distance = torch.arange(first, first + len(q_SHP))[:, None] - torch.arange(len(k))
+        visible = (distance >= 0) & (distance < (self.window or len(k)))
+        scores = torch.einsum("shp,chp->shc", q_SHP, k) / math.sqrt(self.P)
+        weights = scores.masked_fill(~visible[:, None], -torch.inf).softmax(-1)
+        return torch.einsum("shc,chp->shp", weights, v)
 
     def check_cache(self, slot: int) -> None:
-        history = self.histories[slot]
-        k, v = self.read(slot, 0, len(history.k))
-        torch.testing.assert_close(k, torch.stack(history.k))
-        assert torch.equal(v, torch.stack(history.v))
+        k, v = self.read(slot, 0, len(self.k[slot]))
+        torch.testing.assert_close(k, self.k[slot])
+        assert torch.equal(v, self.v[slot])
 
 
 @pytest.mark.parametrize(("H", "G", "P"), [(4, 4, 8), (4, 2, 16), (6, 1, 64), (8, 2, 36), (32, 8, 2)])
