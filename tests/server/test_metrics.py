@@ -116,7 +116,7 @@ class Fake:
 
     def __init__(self, rows: list[list[int]]):
         self.id, self.worker, self.engine, self.lm = "m", self, self, None
-        self.n_waiting = self.n_in_flight = 0
+        self.n_waiting = self.n_in_flight = self.n_running = 0
         self.cache_usage = 0.25
         self.stats = EngineStats(np.array(rows), prompt_tokens=10)
 

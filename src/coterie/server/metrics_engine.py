@@ -5,6 +5,7 @@ when they are not. An engine's numbers are written by its thread and read here: 
 than the next.
 """
 
+import asyncio
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -57,6 +58,7 @@ class EngineMetrics(Collector):
     def _gauges(self, served: "Sequence[Served]") -> Iterator[Metric]:
         running = _gauge("num_requests_running", "Requests at work")
         waiting = _gauge("num_requests_waiting", "Requests that the engine has not begun with")
+        held = _gauge("engine_requests", "Requests that the engine holds, waiting or at work, cancelled ones too")
         usage = _gauge("kv_cache_usage_perc", "Of the cache's pages, the share held by requests at work; 1 is all")
         resident = _gauge("expert_cache_resident_bytes", "Weights of experts in memory")
         info = _gauge("model_info", "1, with what the model is", "version", "quant")
@@ -64,11 +66,13 @@ class EngineMetrics(Collector):
             n_waiting = one.worker.n_waiting
             running.add_metric([one.id], one.worker.n_in_flight - n_waiting)
             waiting.add_metric([one.id], n_waiting)
+            held.add_metric([one.id], one.worker.engine.n_waiting + one.worker.engine.n_running)
             usage.add_metric([one.id], one.worker.engine.cache_usage)
             bits = self._bits_of(one)
             resident.add_metric([one.id], sum(b.nbytes for b in bits if b.part == "experts"))
             info.add_metric([one.id, __version__, _quant(bits)], 1)
-        yield from (running, waiting, usage, resident, info)
+        yield from (running, waiting, held, usage, resident, info)
+        yield GaugeMetricFamily("coterie_tasks", "Tasks of the event loop, this scrape's own too", _n_tasks())
 
     def _bits_of(self, one: "Served") -> list[PartBits]:
         if (known := self._bits.get(one.id)) is None or known[0] != id(one.lm):
@@ -113,6 +117,14 @@ class _Counts:
         last = self._all[-1].expert_tokens_LE
         same = (s.expert_tokens_LE for s in self._all if s.expert_tokens_LE.shape == last.shape)
         return sum(same, np.zeros_like(last))
+
+
+def _n_tasks() -> int:
+    """0 where no event loop runs in this thread."""
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:
+        return 0
 
 
 def load_entropy(rows_E: NDArray[np.int64]) -> float:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import coterie
 from coterie.api import LanguageModel
-from coterie.server.app import build_app
+from coterie.server.app import App, build_app
 from coterie.server.keys import Keys
+from coterie.server.metrics import Metrics
 from coterie.server.models import Models
 from coterie.server.run import open_socket, serve
 from coterie.server.settings import Settings
@@ -85,11 +86,12 @@ def main(arguments: Sequence[str]) -> int:
     given = dict(argument.split("=", 1) for argument in arguments)
     settings = Settings(port=0, **{name: int(value) for name, value in given.items()})
     sock = open_socket(settings)
-    return serve(
-        lambda: build_app(Models({"demo": "demo"}, mined, settings), settings, Keys()),
-        sock,
-        lambda line: print(line, file=sys.stderr, flush=True),
-    )
+
+    def make_app() -> App:
+        metrics = Metrics()
+        return build_app(Models({"demo": "demo"}, mined, settings, metrics.of_model), settings, Keys(), metrics)
+
+    return serve(make_app, sock, lambda line: print(line, file=sys.stderr, flush=True))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from raw_http import ask
 
 __all__ = ["Held", "Probe"]
 
-_SAMPLE = re.compile(r"^(coterie_[a-z0-9_]+)(?:\{[^}]*\})? ([^ ]+)", re.MULTILINE)
+_SAMPLE = re.compile(r"^(coterie_[a-z0-9_]+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Held:
     running: float
     waiting: float
     cache: float
+    engine: float  # requests that the engine itself knows
 
 
 class Probe:
@@ -56,17 +57,23 @@ class Probe:
             values["coterie_num_requests_running"],
             values["coterie_num_requests_waiting"],
             values["coterie_kv_cache_usage_perc"],
+            values["coterie_engine_requests"],
         )
 
     def at_rest(self, like: Held | None = None, seconds: float = 20.0) -> Held:
         """What is held once nothing is in flight, and no more than `like`; the last state seen when time is up."""
+        return self.once(lambda held: _is_idle(held) and (like is None or _is_within(held, like)), seconds)
+
+    def once(self, is_so: Callable[[Held], bool], seconds: float) -> Held:
+        """What is held once it is so; the last state seen when time is up."""
         end = time.monotonic() + seconds
-        while True:
-            held = self.held()
-            is_idle = held.running == held.waiting == 0
-            if (is_idle and (like is None or _is_within(held, like))) or time.monotonic() > end:
-                return held
-            time.sleep(0.1)
+        while not is_so(held := self.held()) and time.monotonic() < end:
+            time.sleep(0.05)
+        return held
+
+
+def _is_idle(held: Held) -> bool:
+    return held.running == held.waiting == held.engine == 0
 
 
 def _is_within(held: Held, like: Held) -> bool:

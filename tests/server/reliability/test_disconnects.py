@@ -71,8 +71,8 @@ def test_one_who_leaves_is_gone_at_once(probe: Probe, when: str, is_streamed: bo
         n_prompt, seconds = (200, 0.05) if when == "in prompt" else (1, 0.4)
         body = body_of(800, n_prompt=n_prompt, seed=99)
         read_a_while(probe.url, body, seconds, is_streamed=is_streamed, is_abrupt=False)
-        held = probe.at_rest(seconds=0.5) if not others else probe.held()
-        assert held.waiting == 0 and held.running <= len(others), held
+        held = probe.once(lambda held: held.engine <= len(others), seconds=1)
+        assert held.waiting == 0 and held.running <= len(others) and held.engine <= len(others), held
     finally:
         for other in others:
             other.close()
