@@ -163,3 +163,11 @@ def test_the_body_is_an_object(body: bytes, kind: str) -> None:
     scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
     with pytest.raises(ApiError, match=kind):
         asyncio.run(read_json(Request(scope, receiving(body))))
+
+
+def test_a_compressed_body_is_not_taken() -> None:
+    """A kilobyte of it could be a gigabyte."""
+    headers = [(b"content-type", b"application/json"), (b"content-encoding", b"gzip")]
+    with pytest.raises(ApiError, match="gzip") as e:
+        asyncio.run(read_json(Request({"type": "http", "method": "POST", "headers": headers}, receiving(b"{}"))))
+    assert e.value.status == 415

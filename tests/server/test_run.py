@@ -1,5 +1,6 @@
 """A real process: starting, being told to stop or to read again, keys, several models."""
 
+import contextlib
 import http.client
 import json
 import signal
@@ -52,10 +53,10 @@ def test_a_port_in_use_is_one_sentence(server: Any) -> None:
 class Stream:
     """A streamed answer, read to its end in a thread of its own."""
 
-    def __init__(self, server: Any, body: dict[str, Any]):
+    def __init__(self, server: Any, body: dict[str, Any], key: str = ""):
         self.text, self.status, self.error = b"", 0, None
         self.has_begun = threading.Event()
-        self._server, self._body = server, body
+        self._server, self._body, self._key = server, body, key
         self.thread = threading.Thread(target=self._read)
         self.thread.start()
         assert self.has_begun.wait(30)
@@ -63,8 +64,8 @@ class Stream:
     def _read(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=60)
         try:
-            kind = {"content-type": "application/json"}
-            connection.request("POST", CHAT, json.dumps(self._body), kind)
+            headers = {"content-type": "application/json", "x-api-key": self._key}
+            connection.request("POST", CHAT, json.dumps(self._body), headers)
             response = connection.getresponse()
             self.status = response.status
             while part := response.read1(65536):
@@ -94,48 +95,32 @@ def test_sigterm_lets_what_it_holds_finish(start_server: Start) -> None:
 def test_what_does_not_finish_is_told(start_server: Start, how: str) -> None:
     server = start_server("--drain", "0.3s" if how == "after the drain" else "30s")
     stream = Stream(server, {**LONG, "max_tokens": 1800})
-    start = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
     if how == "by a second signal":
         server.wait_for("finishing 1 request")
         server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(20) == 0 and time.monotonic() - start < 10
+    assert server.process.wait(20) == 0
     stream.thread.join(5)
     assert b"shutting down" in stream.text and stream.text.endswith(b"data: [DONE]\n\n")
 
 
-def test_ctrl_c_ends_an_idle_server_at_once(start_server: Start) -> None:
-    server = start_server()
-    start = time.monotonic()
-    server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(20) == 130 and time.monotonic() - start < 5
-    assert len(server.log) == 1
-
-
-def test_sighup_reads_keys_and_models_anew(start_server: Start, tmp_path: Path) -> None:
+def test_sighup_reads_keys_and_models_anew_and_drops_no_stream(start_server: Start, tmp_path: Path) -> None:
     file = tmp_path / "keys.txt"
     first = add_key(file, "alice")
     server = start_server("--api-key-file", str(file))
     second = add_key(file, "bob")
     assert server.get("/v1/nothing", **{"x-api-key": second}).status == 401
+    stream = Stream(server, {**LONG, "max_tokens": 600}, first)
     server.process.send_signal(signal.SIGHUP)
     server.wait_for("read again: demo")
     assert server.get("/v1/nothing", **{"x-api-key": second}).status == 404
+    stream.thread.join(60)
+    assert stream.text.endswith(b"data: [DONE]\n\n") and b'"error"' not in stream.text
     file.write_text("nonsense")
     server.process.send_signal(signal.SIGHUP)
     server.wait_for("the keys stay as they were")
     assert server.get("/v1/nothing", authorization=f"Bearer {first}").status == 404
-    assert server.get("/ready").status == 200
-
-
-def test_sighup_does_not_drop_a_stream(start_server: Start) -> None:
-    server = start_server()
-    stream = Stream(server, {**LONG, "max_tokens": 600})
-    server.process.send_signal(signal.SIGHUP)
-    server.wait_for("read again: demo")
-    stream.thread.join(60)
-    assert stream.text.endswith(b"data: [DONE]\n\n") and b'"error"' not in stream.text
-    assert server.stop() == 0
+    assert server.get("/ready").status == 200 and server.stop() == 0
 
 
 def test_a_model_that_cannot_be_loaded_is_one_sentence(tiny_folder: Path, tmp_path: Path) -> None:
@@ -179,3 +164,40 @@ def test_who_does_not_read_is_ended(start_server: Start, tmp_path: Path) -> None
         assert server.post(CHAT, {"messages": MESSAGES, "max_tokens": 1}).status == 200
         server.wait_for('"status": 499', 30)
     assert server.stop() == 0
+
+
+def test_several_models_by_name_and_ctrl_c(start_server: Start, tiny_folder: Path) -> None:
+    server = start_server(f"other={tiny_folder}", "--idle-unload", "0.2s")
+    assert [m["id"] for m in server.get("/v1/models").json["data"]] == ["demo", "other"]
+    for name in ("other", "demo", None):
+        answer = server.post(CHAT, {"messages": MESSAGES, "max_tokens": 2, **({"model": name} if name else {})})
+        assert answer.status == 200 and answer.json["model"] == (name or "demo")
+        time.sleep(0.1)
+    answer = server.post(CHAT, {"messages": MESSAGES, "model": "../../etc"})
+    assert answer.status == 404 and answer.json["code"] == "model_not_found"
+    time.sleep(2.5)  # both are unloaded by now
+    assert server.get("/ready").status == 200
+    assert server.post(CHAT, {"messages": MESSAGES, "max_tokens": 2}).status == 200
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(20) == 130 and not any("Traceback" in line for line in server.log)
+
+
+def test_sigterm_while_it_loads(tmp_path: Path) -> None:
+    """The thread that loads does not hold up the end."""
+    code = (
+        "import sys, time, coterie.cli.serve as s; s.load_with_bar = lambda source: time.sleep(600); "
+        "from coterie.cli.main import main; sys.exit(main(['serve', '--config', sys.argv[1]]))"
+    )
+    file = tmp_path / "serve.toml"
+    with open_socket(Settings(port=0)) as sock:
+        port = sock.getsockname()[1]
+    file.write_text(f"port = {port}\n")
+    process = subprocess.Popen([sys.executable, "-c", code, str(file)], stderr=subprocess.DEVNULL)
+    for _ in range(1000):
+        with contextlib.suppress(OSError), contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as live:
+            live.request("GET", "/ready")
+            assert live.getresponse().status == 503
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0

@@ -257,6 +257,25 @@ def test_a_failure_before_the_first_token_is_a_status(make_worker: Callable[...,
     assert (e.value.status, e.value.code) == (500, "engine_error")
 
 
+def test_a_cancel_that_fails_is_not_the_end_of_the_worker(
+    make_worker: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = make_worker()
+
+    def fail(number: int) -> None:
+        raise RuntimeError("cannot")
+
+    async def cancel() -> None:
+        monkeypatch.setattr(worker.engine, "cancel", fail)
+        ticket = worker.submit(request(8000))
+        await until(lambda: ticket.n_written > 0)
+        ticket.cancel()
+        await until(lambda: len(worker._failed_at) == 1)
+        assert await text_of(worker.submit(request(3)))
+
+    run(cancel())
+
+
 def test_three_failures_make_it_unready(make_worker: Callable[..., Worker]) -> None:
     worker = make_worker()
     for n in range(3):

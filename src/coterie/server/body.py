@@ -90,6 +90,8 @@ async def read_json(request: Request) -> dict[str, Any]:
         raise ApiError(
             415, f"the content type is {kind[:80]!r}, expected application/json", code="unsupported_media_type"
         )
+    if (coding := request.headers.get("content-encoding", "identity")) != "identity":
+        raise ApiError(415, f"the content encoding is {coding[:80]!r}, expected none", code="unsupported_media_type")
     body = await request.body()
     value = parse_json(body) if len(body) < _IN_THREAD else await asyncio.to_thread(parse_json, body)
     if not isinstance(value, dict):

@@ -7,10 +7,12 @@ second signal ends it at once. SIGHUP reads models and keys anew. No uvicorn wor
 
 import asyncio
 import logging
+import os
 import resource
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -64,7 +66,11 @@ def serve(make_app: Callable[[], App], sock: socket.socket, say: Callable[[str],
 
     `make_app` is called on the event loop; `say` gets the lines for the person who started it.
     """
-    return asyncio.run(_serve(make_app, sock, say))
+    code = asyncio.run(_serve(make_app, sock, say))
+    if any(t.name.startswith("coterie-") for t in threading.enumerate()):
+        sys.stderr.flush()
+        os._exit(code)  # a thread that is deep in native code would abort the interpreter's own end
+    return code
 
 
 async def _serve(make_app: Callable[[], App], sock: socket.socket, say: Callable[[str], None]) -> int:

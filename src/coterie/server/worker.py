@@ -122,7 +122,7 @@ class Worker:
         for ticket in list(self._tickets):
             ticket.fail(error)
 
-    def close(self, seconds: float = 10.0) -> None:
+    def close(self, seconds: float = 3.0) -> None:
         """Stop the thread after the step it is in. Blocks for that long at most."""
         with self._condition:
             self._is_closing = True
@@ -183,18 +183,18 @@ class Worker:
     # --- the thread's side
 
     def _run(self) -> None:
-        while self._take_in():
-            if self.engine.is_idle:
-                continue
-            self._step_since = time.monotonic()
+        while True:
             try:
-                events = self.engine.step()
+                if not self._take_in():
+                    return
+                if not self.engine.is_idle:
+                    self._step_since = time.monotonic()
+                    self._hand_over(self.engine.step())
             except Exception:
                 _log.exception("a step of %s failed", self.lm.name)
                 self._start_anew()
-            else:
-                self._hand_over(events)
-            self._step_since = None
+            finally:
+                self._step_since = None
 
     def _take_in(self) -> bool:
         """Wait for something to do and take it in; False when it is time to go."""
