@@ -213,6 +213,18 @@ def test_fields_that_nothing_reads_are_named(post: Callable[..., Any]) -> None:
     assert "x-ignored-fields" not in post({"user": "me"}).headers
 
 
+def test_strict_servers_refuse_them(lm: LanguageModel, asgi: Callable[..., Any], serving: Callable[..., Any]) -> None:
+    async def ask() -> list[Any]:
+        async with serving(lm, strict_api=True) as app:
+            plain = {"messages": HELLO, "max_tokens": 1}
+            bodies = (plain, {**plain, "colour": 1}, {**plain, "messages": [{**HELLO[0], "mood": 1}]})
+            return [await asgi(app, "POST", PATH, body) for body in bodies]
+
+    plain, field, key = asyncio.run(ask())
+    assert plain.status == 200
+    assert [(a.status, a.json["param"]) for a in (field, key)] == [(400, "colour"), (400, "messages.mood")]
+
+
 def test_timings_ids_intervals(post: Callable[..., Any]) -> None:
     answer = post({"timings": True, "return_token_ids": True}).json
     assert answer["timings"]["predicted_n"] == 8 == len(answer["choices"][0]["token_ids"])

@@ -105,3 +105,17 @@ def test_16_tokens_where_no_number_is_given(post: Callable[..., Any]) -> None:
 def test_what_is_refused(post: Callable[..., Any], fields: dict[str, Any], status: int, param: str) -> None:
     answer = post(**fields)
     assert (answer.status, answer.json["param"]) == (status, param), answer.body
+
+
+def test_a_model_without_a_tokenizer_continues_ids(
+    make_model: Callable[..., Any], asgi: Callable[..., Any], serving: Callable[..., Any]
+) -> None:
+    async def ask() -> list[Any]:
+        async with serving(LanguageModel(make_model())) as app:
+            ids = {"prompt": [1, 5, 9], "max_tokens": 3, "return_token_ids": True, "ignore_eos": True}
+            return [await asgi(app, "POST", "/v1/completions", body) for body in (ids, {"prompt": "Once"})]
+
+    of_ids, of_text = asyncio.run(ask())
+    choice = of_ids.json["choices"][0]
+    assert (choice["text"], len(choice["token_ids"])) == ("", 3)
+    assert of_text.status == 400 and "no tokenizer" in of_text.json["message"]

@@ -63,6 +63,8 @@ def test_null_is_as_if_it_were_not_there() -> None:
 def test_what_nobody_reads_is_named() -> None:
     body = read(ChatBody, {**HELLO, "reasoning_effort": "low", "colour": "blue", "user": "me", "store": True})
     assert body.ignored() == ["colour", "reasoning_effort"]
+    body = read(ChatBody, {**HELLO, "stream": True, "stream_options": {"include_usage": True, "pace": 1}})
+    assert body.ignored() == ["stream_options.pace"]
 
 
 def test_strict_refuses_it_and_knows_the_nearest() -> None:

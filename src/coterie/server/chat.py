@@ -19,7 +19,7 @@ from coterie.server.logprob_answer import chat_logprobs
 from coterie.server.mistral import deprecation_header, find_dialect
 from coterie.server.models import Served
 from coterie.server.prompts import fit, in_thread, params_of
-from coterie.server.schema import ignored_header, read
+from coterie.server.schema import ignored_header, read, refuse_unread
 from coterie.server.schema_chat import ChatBody, Conversation
 from coterie.server.schema_messages import unknown_keys
 from coterie.server.sse import EventStream
@@ -44,6 +44,9 @@ async def _chat(request: Request, state: State) -> Response:
     dialect = find_dialect(request, values)
     body = read(ChatBody, values, is_strict=state.settings.strict_api)
     body.check(state.settings)
+    odd_keys = unknown_keys(values["messages"])
+    if state.settings.strict_api:
+        refuse_unread(odd_keys, ())
     bound = body.most_tokens
     if bound[1] == 0 and dialect != "mistral":
         raise refused(bound[0], f"{bound[0]} is 0, expected a whole number of at least 1")
@@ -60,7 +63,7 @@ async def _chat(request: Request, state: State) -> Response:
     answer = Answer("chatcmpl", served.id, await system_fingerprint(served), body.n_samples)
     answer.add(served.worker.submit(asked.request), tokenizer, lambda: use.reader(bool(body.stream)))
     writer = ChatWriter(answer, body, [asked], context, tokenizer)
-    ignored = [*body.ignored(), *unknown_keys(values["messages"])]
+    ignored = [*body.ignored(), *odd_keys]
     headers = {**ignored_header(ignored), **deprecation_header(values)}
     if body.stream:
         return EventStream(writer.stream(), writer.failure, state.settings.ping_interval, headers)

@@ -4,7 +4,7 @@ Fields that are not known are taken and reported in the header `x-ignored-fields
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,7 +13,7 @@ from coterie.errors import nearest
 from coterie.server.failures import ApiError, refused
 from coterie.server.schema_fields import shown
 
-__all__ = ["Body", "ignored_header", "read"]
+__all__ = ["Body", "ignored_header", "read", "refuse_unread"]
 
 _MOST_DETAILS = 20
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -27,8 +27,11 @@ class Body(BaseModel):
     unread: ClassVar[tuple[str, ...]] = ()
 
     def ignored(self) -> list[str]:
-        """Names of what was sent and has no effect."""
+        """Names of what was sent and has no effect, those within objects too."""
         unknown = list(self.model_extra or ())
+        for name in type(self).model_fields:
+            if isinstance(value := getattr(self, name), Body):
+                unknown += [f"{name}.{inner}" for inner in value.ignored()]
         return [*unknown, *(n for n in self.unread if n in self.model_fields_set and getattr(self, n) is not None)]
 
 
@@ -38,11 +41,16 @@ def read(model: type[B], values: Mapping[str, Any], *, is_strict: bool = False) 
         body = model.model_validate(values)
     except ValidationError as e:
         raise _refusal(e) from None
-    if is_strict and (unknown := body.ignored()):
-        name = unknown[0][:80]
-        hint = nearest(name, model.model_fields)
-        raise refused(name, f"{name} is not a field that this server reads, expected none such (--strict-api){hint}")
+    if is_strict:
+        refuse_unread(body.ignored(), model.model_fields)
     return body
+
+
+def refuse_unread(names: Sequence[str], known: Iterable[str]) -> None:
+    """`ApiError` 400 about the first of them, if any."""
+    if names:
+        name, hint = names[0][:80], nearest(names[0][:80], known)
+        raise refused(name, f"{name} is not a field that this server reads, expected none such (--strict-api){hint}")
 
 
 def ignored_header(names: Iterable[str]) -> dict[str, str]:
