@@ -32,7 +32,7 @@ def test_code_is_text_or_null() -> None:
         (RequestError("the prompt is empty"), 400, None, "invalid_value"),
         (ContextError("the prompt's 9 tokens"), 400, "messages", "context_length_exceeded"),
         (ResourceError("no memory"), 503, None, "out_of_memory"),
-        (CheckpointError("odd"), 400, None, "invalid_value"),
+        (CheckpointError("odd"), 500, None, "engine_error"),
     ],
 )
 def test_what_the_engine_refuses(error: CoterieError, status: int, param: str | None, code: str | None) -> None:

@@ -8,7 +8,7 @@ Messages come from our own sentences; text of an unexpected exception never gets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coterie.errors import ContextError, CoterieError, RequestError, ResourceError
+from coterie.errors import CheckpointError, ContextError, CoterieError, RequestError, ResourceError
 
 __all__ = ["ApiError", "internal", "refused", "translated", "unavailable"]
 
@@ -95,6 +95,8 @@ def translated(error: CoterieError, param: str | None = None) -> ApiError:
         return ApiError(503, message, code="out_of_memory", param=param)
     if isinstance(error, RequestError):
         return refused(param or _first_word(message), message)
+    if isinstance(error, CheckpointError):  # logits that are NaN: nobody's request is to blame
+        return ApiError(500, message, code="engine_error")
     return refused(param, message)
 
 
