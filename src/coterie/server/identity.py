@@ -21,10 +21,10 @@ async def system_fingerprint(served: Served) -> str:
     """`fp_` and 16 hexadecimal digits."""
     model = served.lm.model
     if model not in _known:
-        _known[model] = await asyncio.to_thread(_digest, model)
+        _known[model] = await asyncio.to_thread(_digest, model, served.settings.cache_type)
     return _known[model]
 
 
-def _digest(model: Transformer) -> str:
-    told = f"{fingerprint(model)} {__version__} {model.device} {model.cache_dtype}"
+def _digest(model: Transformer, cache_type: str) -> str:
+    told = f"{fingerprint(model)} {__version__} {model.device} {model.cache_dtype} {cache_type}"
     return "fp_" + hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -28,7 +28,7 @@ def streamed_routing(tokens: Sequence[Token]) -> dict[str, Any]:
     routed = [t for t in tokens if t.routing is not None]
     return {
         "experts": [t.routing[0][0].tolist() for t in routed if t.routing is not None],
-        "weights": [_rounded(t.routing[1][0].tolist()) for t in routed if t.routing is not None],
+        "weights": [_rounded_rows(t.routing[1][0].tolist()) for t in routed if t.routing is not None],
         "tokens": [t.text for t in routed],
         "token_ids": [t.id for t in routed],
     }
@@ -36,13 +36,17 @@ def streamed_routing(tokens: Sequence[Token]) -> dict[str, Any]:
 
 def final_routing(tokens: Sequence[Token]) -> dict[str, Any]:
     """`routing` of a whole choice, and vLLM's `routed_experts`: int16 [T, L, K] as .npy in base64."""
-    experts = arrays(tokens)[0]
+    experts, weights = arrays(tokens)
     file = io.BytesIO()
     np.save(file, experts, allow_pickle=False)
-    return {
-        "routing": streamed_routing(tokens),
-        "routed_experts": base64.b64encode(file.getvalue()).decode(),
+    routed = [t for t in tokens if t.routing is not None]
+    routing = {
+        "experts": experts.tolist(),
+        "weights": rounded(weights),
+        "tokens": [t.text for t in routed],
+        "token_ids": [t.id for t in routed],
     }
+    return {"routing": routing, "routed_experts": base64.b64encode(file.getvalue()).decode()}
 
 
 def arrays(tokens: Sequence[Token]) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
@@ -52,7 +56,13 @@ def arrays(tokens: Sequence[Token]) -> tuple[NDArray[np.int16], NDArray[np.float
     return trace.experts.numpy().astype(np.int16), trace.weights.numpy()
 
 
-def _rounded(weights_LK: list[list[float]]) -> list[list[float]]:
+def rounded(weights_TLK: NDArray[np.float32]) -> list[Any]:
+    """All of them at once: an answer may have hundreds of thousands."""
+    listed: list[Any] = np.round(weights_TLK.astype(np.float64), _DIGITS).tolist()
+    return listed
+
+
+def _rounded_rows(weights_LK: list[list[float]]) -> list[list[float]]:
     return [[round(w, _DIGITS) for w in layer] for layer in weights_LK]
 
 
@@ -76,7 +86,7 @@ class Kept:
                 "token_ids": ids,
                 "tokens": texts,
                 "experts": experts.tolist(),
-                "weights": np.round(weights.astype(np.float64), _DIGITS).tolist(),
+                "weights": rounded(weights),
             }
             for i, (ids, texts, experts, weights) in enumerate(self.choices)
         ]
