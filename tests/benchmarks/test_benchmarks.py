@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -128,3 +129,43 @@ def test_trace_report(script: ModuleType, capsys: pytest.CaptureFixture[str]) ->
     script.main(["--tokens", "3000", "--layers", "2", "--rounds", "1"])
     out = capsys.readouterr().out
     assert "3,000 tokens, 2 layers" in out and re.search(r"page +0\.\d+ MB", out)
+
+
+@pytest.mark.parametrize("script", ["serve"], indirect=True)
+def test_serve_beside_a_peer(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The peer is our own server behind llama-server's flags."""
+    peer = tmp_path / "llama-server"
+    peer.write_text(f'#!/bin/sh\nexec {sys.executable} -m coterie serve "m=$2" --port "$6"\n')
+    peer.chmod(0o755)
+    sizes = ["--scale", "16", "--layers", "1", "--chats", "2", "--prompt", "9", "--tokens", "5", "--system", "70"]
+    rows = ["--rows", "chats,own,prefix,routing", "--rounds", "1", "--llama-server", str(peer)]
+    script.main([*sizes, *rows, "--folder", str(tmp_path), "--threads", str(torch.get_num_threads())])
+    out = capsys.readouterr().out
+    assert out.count("coterie / llama-server") == 3 and out.count("served / Engine") == 2
+    assert "experts in the stream / none" in out and "times" in out and not list(tmp_path.glob("*.gguf"))
+
+
+@pytest.mark.parametrize("script", ["serve"], indirect=True)
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--rows", "chat"], "--rows has chat, expected some of chats,own"),
+        (["--model", "/nowhere.gguf", "--rows", "own"], "/nowhere.gguf"),
+    ],
+)
+def test_serve_says_what_is_wrong(
+    script: ModuleType, options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as done:
+        script.main(options)
+    assert says in f"{done.value.code} {capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("script", ["served"], indirect=True)
+def test_rates_of_a_wave_by_hand(script: ModuleType) -> None:
+    """One writes at 1, 2, 3, 4, the other at 2, 3, 4, 5 seconds after both were sent at 0."""
+    wave = script.Wave(0.0, [[1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 4.0, 5.0]])
+    assert (wave.rate, wave.decode_rate, wave.first_ms) == (8 / 5, 2.0, 1500.0)
+    assert math.isnan(script.Wave(0.0, [[1.0, 2.0], [3.0, 4.0]]).decode_rate)
+    assert script._each_token([1.0, 2.0], 5) == [1.0, 1.0, 1.0, 2.0, 2.0]
+    assert script._each_token([1.0, 2.0, 3.0], 3) == [1.0, 2.0, 3.0]
