@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -6,6 +7,7 @@ from typing import Any
 import pytest
 
 from coterie.api import LanguageModel
+from coterie.engine.request import Request, SamplingParams
 from coterie.errors import CheckpointError
 from coterie.server.failures import ApiError
 from coterie.server.models import Models
@@ -110,6 +112,20 @@ def test_idle_models_go_and_come_back(loader: Loader) -> None:
         assert (await models.get()) is not first and loader.loaded == ["/a", "/a"]
 
     run(loader, work, idle_unload=50)
+
+
+def test_a_shutdown_reaches_models_that_were_replaced(loader: Loader) -> None:
+    async def work(models: Models) -> None:
+        old = await models.start()
+        ids = (1, 5, 6)
+        ticket = old.worker.submit(Request(ids, SamplingParams(max_tokens=200, logit_bias={2: -100})))
+        await models.reload()
+        assert models.loaded[0] is not old
+        models.fail_all(ApiError(503, "closing"))
+        with contextlib.suppress(ApiError):
+            assert [e async for e in ticket][-1].error == "closing"
+
+    run(loader, work)
 
 
 def test_reload_changes_what_is_loaded_and_leaves_what_fails(loader: Loader, caplog: pytest.LogCaptureFixture) -> None:

@@ -51,7 +51,7 @@ class Models:
         self._load, self._observer = load, observer
         self._served: dict[str, Served] = {}
         self._locks = {name: asyncio.Lock() for name in sources}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: dict[asyncio.Task[None], Served] = {}  # replaced or unloaded, with requests still in them
         self._is_started = False
 
     @property
@@ -102,7 +102,7 @@ class Models:
             try:
                 async with self._locks[name]:
                     old, self._served[name] = self._served.get(name), await self._open(name)
-            except (CoterieError, OSError, MemoryError) as e:
+            except Exception as e:  # whatever it was, the old one still serves
                 _log.error("%s could not be loaded anew and stays as it was: %s", name, e)
                 continue
             if old is not None:
@@ -119,14 +119,14 @@ class Models:
                 _log.info("%s was idle and is unloaded", served.id)
 
     def fail_all(self, error: ApiError) -> None:
-        for served in self.loaded:
+        for served in (*self._served.values(), *self._ending.values()):
             served.worker.fail_all(error)
 
     async def close(self) -> None:
         """End all workers."""
-        for task in self._ending:
+        workers = [served.worker for served in (*self._served.values(), *self._ending.values())]
+        for task in list(self._ending):
             task.cancel()
-        workers = [served.worker for served in self.loaded]
         self._served.clear()
         await asyncio.gather(*(asyncio.to_thread(worker.close) for worker in workers))
 
@@ -145,8 +145,8 @@ class Models:
 
     def _end_later(self, served: Served) -> None:
         task = asyncio.create_task(_end(served.worker))
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        self._ending[task] = served
+        task.add_done_callback(self._ending.pop)
 
 
 async def _in_thread(load: "Callable[[], LanguageModel]") -> "LanguageModel":

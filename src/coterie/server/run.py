@@ -140,6 +140,8 @@ class _Server(uvicorn.Server):
         except BaseException:
             self.should_exit = True
             raise
+        while not self.started:
+            await asyncio.sleep(0.01)
         host, port = sock.getsockname()[:2]
         self._say(f"serving {served.id} on http://{f'[{host}]' if ':' in host else host}:{port}")
 
