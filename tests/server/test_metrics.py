@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry, Histogram
 
 from coterie.engine.stats import EngineStats
-from coterie.server.metrics import Metrics
+from coterie.server.metrics import _BETWEEN, Gaps, Metrics
 from coterie.server.metrics_engine import EngineMetrics, load_cv, load_entropy
 
 A6 = re.findall(
@@ -102,6 +103,19 @@ def test_a_scrape_in_openmetrics_where_it_is_asked_for(asgi: Callable[..., Any],
     answer = asyncio.run(run())
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert answer.body.endswith(b"# EOF\n")
+
+
+def test_the_histogram_of_gaps_is_what_the_library_would_have_counted() -> None:
+    values = [0.0, 0.001, 0.0011, 0.01, 0.3, 9.0, 10.0, 11.0]
+    gaps, registry = Gaps(), CollectorRegistry()
+    theirs = Histogram("x", "", ["model_name"], registry=registry, buckets=_BETWEEN)
+    for value in values:
+        gaps.of_model("m").observe(value)
+        theirs.labels("m").observe(value)
+    (family,) = gaps.collect()
+    expected = {s.labels["le"]: s.value for f in theirs.collect() for s in f.samples if s.name == "x_bucket"}
+    assert {s.labels["le"]: s.value for s in family.samples if s.name.endswith("_bucket")} == expected
+    assert [s.value for s in family.samples if s.name.endswith("_sum")] == [pytest.approx(sum(values))]
 
 
 def test_unknown_methods_and_paths_have_one_label() -> None:

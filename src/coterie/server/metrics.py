@@ -6,10 +6,16 @@ Times are differences of one process's monotonic clock. A model that is loaded a
 """
 
 import time
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -53,7 +59,8 @@ class Metrics:
         self._is_watching = False
         ProcessCollector(registry=self.registry)
         self.ttft = self._times("time_to_first_token", "From the request to its first token", _FIRST_TOKEN)
-        self.between = self._times("inter_token_latency", "Between two steps that brought tokens", _BETWEEN)
+        self.between = Gaps()
+        self.registry.register(self.between)
         self.whole = self._times("e2e_request_latency", "From the request to its end", _WHOLE)
         self.queue = self._times("request_queue_time", "Waiting for the engine", _WHOLE)
         self.prefill = self._times("request_prefill_time", "From the engine's start to the first token", _WHOLE)
@@ -88,15 +95,45 @@ class Metrics:
         return Counter(f"coterie_{name}", words, labels, registry=self.registry)
 
 
+class Gaps(Collector):
+    """The histogram of what happens at every token of everybody: a few adds on the event loop, no lock, no labels."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, _Tally] = {}
+
+    def of_model(self, name: str) -> "_Tally":
+        return self._models.setdefault(name, _Tally())
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        name, words = "coterie_inter_token_latency_seconds", "Between two steps that brought tokens, in seconds"
+        family = HistogramMetricFamily(name, words, labels=["model_name"])
+        for model, tally in self._models.items():
+            bounds = (*map(floatToGoString, _BETWEEN), "+Inf")
+            buckets = list(zip(bounds, accumulate(tally.counts), strict=True))
+            family.add_metric([model], buckets, tally.sum)
+        yield family
+
+
+class _Tally:
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts, self.sum = [0] * (len(_BETWEEN) + 1), 0.0  # each its own; the last: longer than all bounds
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(_BETWEEN, seconds)] += 1
+        self.sum += seconds
+
+
 class Observed:
     """One model's observer. Called on the event loop, at each step of each request, so it keeps its children."""
 
     def __init__(self, metrics: Metrics, name: str):
         self._metrics, self._name = metrics, name
-        self._ttft, self._between, self._whole, self._queue, self._prefill, self._decode = (
-            h.labels(name)
-            for h in (metrics.ttft, metrics.between, metrics.whole, metrics.queue, metrics.prefill, metrics.decode)
+        self._ttft, self._whole, self._queue, self._prefill, self._decode = (
+            h.labels(name) for h in (metrics.ttft, metrics.whole, metrics.queue, metrics.prefill, metrics.decode)
         )
+        self._between = metrics.between.of_model(name)
         self._prompt, self._generation = metrics.prompt.labels(name), metrics.generation.labels(name)
         for reason in ("stop", "length", "error", "abort"):
             metrics.ended.labels(name, reason)  # 0 is a value too
@@ -108,7 +145,10 @@ class Observed:
             return
         if ticket.started_at is None:
             self._queue.observe(now - ticket.submitted_at)
-        if not any(e.token_id is not None for e in events):
+        for event in events:
+            if event.token_id is not None:
+                break
+        else:
             return
         if ticket.last_token_at is None:
             self._ttft.observe(now - ticket.submitted_at)
