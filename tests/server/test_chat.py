@@ -4,24 +4,13 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from coterie import LanguageModel, load
-from coterie.engine.request import Request, SamplingParams
-from coterie.engine.sequence import Event
-from coterie.errors import CheckpointError
-from coterie.server.answer import Answer
-from coterie.server.chat import ChatWriter
-from coterie.server.prompts import Asked
-from coterie.server.routing_answer import Shelf
-from coterie.server.schema import read
-from coterie.server.schema_chat import ChatBody
-from coterie.server.writer import Context
 
 PATH = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "Il était une fois"}]
@@ -241,70 +230,3 @@ def test_progress(post: Callable[..., Any]) -> None:
     seen = [c["prompt_progress"] for c in found if "prompt_progress" in c]
     assert seen and all(p["processed"] <= p["total"] and p["cache"] >= 0 for p in seen)
     assert found[0]["choices"][0]["delta"]["role"] == "assistant"
-
-
-# --- what happens in the middle, with a fake for the engine
-
-
-class FakeTicket:
-    """Gives these events, then raises."""
-
-    n_prompt, n_cached, submitted_at = 3, 0, 0.0
-    started_at = first_token_at = last_token_at = None
-
-    def __init__(self, events: list[Event], error: Exception | None = None):
-        self.request = Request((1, 2, 3), SamplingParams(max_tokens=8))
-        self._events, self._error = events, error
-
-    async def batches(self) -> AsyncIterator[list[Event]]:
-        for event in self._events:
-            yield [event]
-        if self._error is not None:
-            raise self._error
-
-
-def writer(ticket: FakeTicket, **body: Any) -> ChatWriter:
-    answer = Answer("chatcmpl", "demo", "fp_0")
-    answer.add(ticket, None)  # type: ignore[arg-type]
-    asked = [Asked(ticket.request)]
-    return ChatWriter(answer, read(ChatBody, {"messages": HELLO, **body}), asked, Context("openai", "", Shelf()), None)
-
-
-def test_a_sample_that_fails_ends_with_its_sentence() -> None:
-    cause = CheckpointError("the logits are not finite")
-    failed = Event(0, 0, None, "", "error", error=str(cause), cause=cause)
-
-    async def frames() -> list[str]:
-        return [f async for f in writer(FakeTicket([Event(0, 0, 5, "a"), failed])).stream()]
-
-    *_, last, done = "".join(asyncio.run(frames())).strip().split("\n\n")
-    chunk = json.loads(last[6:])
-    assert done == "data: [DONE]" and chunk["choices"][0]["finish_reason"] == "error"
-    assert chunk["error"]["message"] == str(cause) and isinstance(chunk["error"]["code"], str | None)
-
-
-def test_a_stream_that_cannot_go_on_ends_every_choice_and_tells_no_secrets() -> None:
-    w = writer(FakeTicket([]))
-    chunk = json.loads(w.failure(KeyError("/home/me/secret")).split("\n\n")[0][6:])
-    assert chunk["choices"] == [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "error"}]
-    assert "secret" not in json.dumps(chunk) and chunk["error"]["code"] == "internal_error"
-
-
-def test_half_a_character_waits() -> None:
-    """The engine gives no text for it; no chunk is made of it."""
-    events = [Event(0, 0, 5, ""), Event(0, 0, 6, "é"), Event(0, 0, 7, "", "length")]
-
-    async def frames() -> list[str]:
-        return [f async for f in writer(FakeTicket(events)).stream()]
-
-    found = [json.loads(f[6:]) for f in "".join(asyncio.run(frames())).strip().split("\n\n")[:-1]]
-    assert [c["choices"][0]["delta"].get("content") for c in found] == ["", "é", None]
-
-
-def test_shelf_forgets_the_oldest_and_knows_whose_it_is() -> None:
-    shelf = Shelf()
-    token = SimpleNamespace(id=5, text="a", routing=None)
-    for i in range(300):
-        shelf.put(f"a{i}", "me", "demo", 0, [[token]])  # type: ignore[list-item]
-    assert shelf.get("a0", "me") is None and shelf.get("a299", "me") is not None
-    assert shelf.get("a299", "you") is None

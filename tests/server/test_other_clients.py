@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # they are not ours
+
 
 def test_langchain(server: Any) -> None:
     module = pytest.importorskip("langchain_openai")
@@ -14,7 +16,8 @@ def test_langchain(server: Any) -> None:
     assert chat.invoke([("user", "Once"), ("assistant", first), ("user", "and then?")]).content is not None
 
 
-def test_litellm(server: Any) -> None:
+def test_litellm(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # it would ask the network
     module = pytest.importorskip("litellm")
     asked = {
         "model": "openai/demo",

@@ -25,6 +25,7 @@ from coterie.server.schema_messages import unknown_keys
 from coterie.server.sse import EventStream
 from coterie.server.state import State
 from coterie.server.structured import compiled, grammar_of
+from coterie.server.tokens import load_vocabulary
 from coterie.server.tool_reader import Piece
 from coterie.server.tools import ToolUse, prepare
 from coterie.server.writer import Context, Writer
@@ -57,9 +58,11 @@ async def _chat(request: Request, state: State) -> Response:
     asked = fit(request_, body, served, "messages", bound)
     if use.is_emulated:
         asked = replace(asked, told={**asked.told, "x_tool_emulation": True})
-    context = Context(dialect, owner, state.shelf)
+    context = Context(dialect, owner, state.shelf, request.state.log)
     needs_tokens = body.logprobs or body.return_routing
     tokenizer = served.lm.tokenizer if needs_tokens else None
+    if tokenizer is not None:
+        await load_vocabulary(tokenizer)
     answer = Answer("chatcmpl", served.id, await system_fingerprint(served), body.n_samples)
     answer.add(served.worker.submit(asked.request), tokenizer, lambda: use.reader(bool(body.stream)))
     writer = ChatWriter(answer, body, [asked], context, tokenizer)

@@ -23,6 +23,7 @@ from coterie.server.schema_text import CompletionBody
 from coterie.server.sse import EventStream
 from coterie.server.state import State
 from coterie.server.structured import grammar_of
+from coterie.server.tokens import load_vocabulary
 from coterie.server.writer import Context, Writer
 
 __all__ = ["TextWriter", "routes"]
@@ -51,10 +52,12 @@ async def _complete(request: Request, state: State) -> Response:
     asked = [fit(r, body, served, "prompt", bound, _DEFAULT) for r in await _requests(body, served, owner)]
     is_ranked = _n_each(body) > body.n_samples
     tokenizer = served.lm.tokenizer if body.logprobs is not None or body.return_routing or is_ranked else None
+    if tokenizer is not None:
+        await load_vocabulary(tokenizer)
     answer = Answer("cmpl", served.id, await system_fingerprint(served), _n_each(body))
     for one in asked:
         answer.add(served.worker.submit(one.request), tokenizer)
-    writer = TextWriter(answer, body, asked, Context(dialect, owner, state.shelf), tokenizer)
+    writer = TextWriter(answer, body, asked, Context(dialect, owner, state.shelf, request.state.log), tokenizer)
     headers = ignored_header(body.ignored())
     if body.stream:
         return EventStream(writer.stream(), writer.failure, state.settings.ping_interval, headers)

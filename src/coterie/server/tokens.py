@@ -5,6 +5,7 @@ then the texts of the tokens shown add up to the content, to the character, at e
 that was cut off has no text left, and none of its log-probabilities are shown.
 """
 
+import asyncio
 from collections import deque
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -16,7 +17,7 @@ from coterie.engine.sequence import Event
 from coterie.tokenizer import TextStream, Tokenizer
 from coterie.tokenizer.protocol import KnowsBytes
 
-__all__ = ["Token", "TokenReader", "Vocabulary", "vocabulary"]
+__all__ = ["Token", "TokenReader", "Vocabulary", "load_vocabulary", "vocabulary"]
 
 
 @dataclass(slots=True)
@@ -63,6 +64,12 @@ def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
     if tokenizer not in _known:
         _known[tokenizer] = Vocabulary(tokenizer)
     return _known[tokenizer]
+
+
+async def load_vocabulary(tokenizer: Tokenizer) -> None:
+    """Make it in a thread, if it is not there yet: for 131,072 tokens it takes a tenth of a second."""
+    if tokenizer not in _known:
+        await asyncio.to_thread(vocabulary, tokenizer)
 
 
 class TokenReader:

@@ -8,7 +8,7 @@ usage where it is asked for, [DONE]. A failure in the middle is a chunk whose ch
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from coterie.engine.sequence import Event
@@ -29,11 +29,12 @@ __all__ = ["Context", "Writer", "read_all"]
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Who asked, and where routing is kept."""
+    """Who asked, where routing is kept, and the fields of the line in the log."""
 
     dialect: str
     owner: str
     shelf: Shelf
+    log: dict[str, Any] = field(default_factory=dict)
 
 
 class Writer(ABC):
@@ -73,8 +74,11 @@ class Writer(ABC):
 
     async def whole(self) -> dict[str, Any]:
         """The answer as one object. Raises `ApiError` where a part of it failed."""
-        async for number, events in read_all(self.answer.tickets):
-            self.answer.take(number, events)
+        try:
+            async for number, events in read_all(self.answer.tickets):
+                self.answer.take(number, events)
+        finally:
+            self._log()
         parts = [part for sample in self.answer.samples if (part := sample.part()) is not None]
         for sample in self.answer.samples:
             if sample.failure is not None:
@@ -102,14 +106,17 @@ class Writer(ABC):
     async def stream(self) -> AsyncGenerator[str, None]:
         """Frames. Raises what happens before the first one as it is."""
         interval = self.body.stream_interval or 1
-        async for number, events in read_all(self.answer.tickets):
-            for event in events:
-                if event.progress is not None and self.body.return_progress:
-                    yield self._progress(number, event)
-            for sample in self.answer.take(number, events):
-                is_due = sample.index not in self._opened or sample.n_unshown >= interval
-                if (is_due or sample.finish_reason is not None) and (text := self._frames(sample)):
-                    yield text
+        try:
+            async for number, events in read_all(self.answer.tickets):
+                for event in events:
+                    if event.progress is not None and self.body.return_progress:
+                        yield self._progress(number, event)
+                for sample in self.answer.take(number, events):
+                    is_due = sample.index not in self._opened or sample.n_unshown >= interval
+                    if (is_due or sample.finish_reason is not None) and (text := self._frames(sample)):
+                        yield text
+        finally:
+            self._log()
         if self._has_usage_chunk:
             yield frame({**self._chunk([]), "usage": self.answer.usage()})
         self._keep_routing()
@@ -199,6 +206,12 @@ class Writer(ABC):
         """In the words of the dialect."""
         is_full = part.finish_reason == "length" and self.asked[-1].is_to_the_brim  # only chats are, which are single
         return "model_length" if is_full and self.context.dialect == "mistral" else part.finish_reason
+
+    def _log(self) -> None:
+        usage = self.answer.usage()
+        self.context.log["prompt_tokens"] = usage["prompt_tokens"]
+        self.context.log["cached_tokens"] = usage["prompt_tokens_details"]["cached_tokens"]
+        self.context.log["completion_tokens"] = usage["completion_tokens"]
 
     def _keep_routing(self) -> None:
         if self.body.return_routing:
