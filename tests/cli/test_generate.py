@@ -79,6 +79,14 @@ def test_settings_that_the_modes_also_make(capsys: pytest.CaptureFixture[str], t
     assert "logprob" not in document["tokens"][0]
 
 
+@pytest.mark.parametrize("mode", [(), ("--json",), ("--routing",), ("-n", "2")])
+def test_parameters_that_generate_has_no_names_for(
+    capsys: pytest.CaptureFixture[str], tiny_folder: Path, mode: tuple[str, ...]
+) -> None:
+    settings = ("-t", "1", "--set", "typical_p=0.9", "--set", "min_tokens=2", "--max-tokens", "3")
+    assert run(capsys, tiny_folder, "The", *mode, *settings)[0] == 0
+
+
 def test_a_wrong_setting_is_said_before_the_model_is_looked_for(capsys: pytest.CaptureFixture[str]) -> None:
     for args, said in ((("a", "-t", "nan"), "temperature is nan"), (("",), "the prompt is empty")):
         code, _, err = run(capsys, Path("/nowhere/at/all"), *args)
