@@ -2,8 +2,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from coterie.config import ModelConfig
 from coterie.engine.cache import PagedCache
@@ -251,77 +249,6 @@ def test_a_window_shares_what_it_still_sees() -> None:
     assert cache.match([*ids[:180], 5, 6]) == 0, "its window would see what is gone"
     cache.reserve(2)
     assert cache.adopt(1, [*ids, 5, 6]) == 300 and held(cache, 1) == held(cache, 0)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
-@pytest.mark.parametrize("window", [None, 24, 64, 100])
-def test_sharing_changes_no_bit(window: int | None, dtype: torch.dtype, make_model: Callable[..., Transformer]) -> None:
-    """Random texts added, copied, cut, adopted, remembered, moved: hidden rows are those of each text read alone."""
-    if cpu.used() == "reference":
-        pytest.skip("the native kernels are not built")
-    model = make_model(hidden_size=32, intermediate_size=32, num_hidden_layers=2, sliding_window=window)
-    texts = torch.randint(3, 6, (3, 220), generator=torch.Generator().manual_seed(1)).tolist()
-    texts[1][:130], texts[2][:70] = texts[0][:130], texts[0][:70]
-    with torch.inference_mode():
-        alone = [Runner(model, cache_dtype=dtype).feed([(0, text)]).hidden_TD for text in texts]
-    slots, sizes = st.integers(0, 3), st.sampled_from([1, 2, 9, 60, 64, 100])
-    step = st.one_of(
-        st.tuples(st.just("feed"), slots, sizes, slots, sizes),
-        st.tuples(st.just("copy"), slots, slots),
-        st.tuples(st.just("move"), slots, slots),
-        st.tuples(st.just("draft"), slots, sizes),
-        st.tuples(st.just("cut"), slots, st.integers(0, 30)),
-        st.tuples(st.just("adopt"), slots, st.integers(0, 2)),
-        st.tuples(st.just("remember"), slots),
-        st.tuples(st.just("clear"), slots),
-    )
-
-    @settings(deadline=None, max_examples=40 if settings.default and settings.default.max_examples < 1000 else 500)
-    @given(st.booleans(), st.lists(step, min_size=4, max_size=16))
-    def check(is_fixed: bool, steps: list[tuple]) -> None:
-        cache = (runner := Runner(model, 20 if is_fixed else None, dtype)).cache
-        cache.reserve(4)
-        of_slot = [0] * 4
-
-        def feed(parts: dict[int, int], junk: bool = False) -> None:
-            work = [(slot, texts[of_slot[slot]][(at := cache.lengths[slot]) : at + n]) for slot, n in parts.items()]
-            work = [(slot, [3] * len(ids) if junk else ids) for slot, ids in work if ids]
-            if not work:
-                return
-            first = {slot: cache.lengths[slot] for slot, _ in work}
-            hidden_TD = runner.feed(work).hidden_TD
-            if junk:
-                for slot, n in first.items():
-                    cache.truncate(slot, n)
-                return
-            expected = [alone[of_slot[slot]][first[slot] : first[slot] + len(ids)] for slot, ids in work]
-            assert torch.equal(hidden_TD, torch.cat(expected))
-
-        for name, slot, *more in steps:
-            if name == "feed":
-                feed({slot: more[0], more[1]: more[2]})
-            elif name == "draft":  # tokens that turn out wrong
-                feed({slot: more[0]}, junk=True)
-                feed({slot: more[0]})
-            elif name in ("copy", "move") and slot != more[0]:
-                getattr(cache, name)(slot, more[0])
-                of_slot[more[0]] = of_slot[slot]
-            elif name == "cut" and (window is None or more[0] == 0):
-                cache.truncate(slot, max(0, cache.lengths[slot] - more[0]))
-            elif name == "adopt":
-                of_slot[slot], n = more[0], cache.match(texts[more[0]])
-                assert cache.adopt(slot, texts[more[0]]) == n == cache.lengths[slot]
-            elif name == "remember":
-                cache.remember(slot, texts[of_slot[slot]])
-            elif name == "clear":
-                cache.clear(slot)
-        for slot in range(4):
-            feed({slot: 3})
-            cache.clear(slot)
-        assert cache.n_free == cache.n_pages and not any(cache._pool._holders)
-
-    with torch.inference_mode():
-        check()
 
 
 def test_whole_texts() -> None:
