@@ -1,5 +1,6 @@
 """Calls out of text, whole and piece by piece, and everything that only looks like calls."""
 
+import itertools
 import json
 import random
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ def read(text: str, cuts: Iterable[int] = (), **options: Any) -> tuple[str, list
     """The text, the (name, arguments) of the calls, and the pieces, of text that comes in cut up."""
     reader = CallReader(**{"is_streamed": False, "begins": True, **options})
     edges = [0, *sorted(cuts), len(text)]
-    pieces = [p for a, b in zip(edges, edges[1:], strict=False) for p in reader.push(text[a:b])] + reader.finish()
+    pieces = [p for a, b in itertools.pairwise(edges) for p in reader.push(text[a:b])] + reader.finish()
     calls: dict[int, list[str]] = {}
     for piece in pieces:
         if piece.index is not None:

@@ -4,8 +4,9 @@
 `Matcher` of its own, which strikes out the tokens that do not fit, so the model chooses among the others. llguidance
 does the parsing (Earley over a lexer of derivatives); every number that it may reach is bounded here.
 
-Two things surprise. A SentencePiece answer begins with `▁`, which is not in the text that the reader sees, so where a
-text begins anew one space in front is allowed and not part of the form. And a compilation that takes too long cannot
+Two things surprise. A SentencePiece answer begins with `▁`, which is not in the text that the reader sees: where a text
+begins anew, the first token may be one that loses its space, and is then followed as a space before the form (`▁yes` is
+`yes`; the byte piece `<0x20>` is a space that stays). And a compilation that takes too long cannot
 be stopped, only abandoned: it goes on in its thread, without the interpreter's lock, until llguidance's own limits end
 it (seconds), and at most two run at a time.
 """
@@ -36,7 +37,7 @@ _SLOWEST_MASK = 1.0  # seconds; a step takes 0.05 ms, and one that takes this lo
 class Grammar:
     """A compiled form, immutable and shared by requests; see `compile`."""
 
-    def __init__(self, source: Source, vocabulary: Vocabulary, plain: LLMatcher, spaced: LLMatcher):
+    def __init__(self, source: Source, vocabulary: Vocabulary, plain: LLMatcher, spaced: LLMatcher | None):
         self.kind = source.kind
         self.n_bytes = source.n_bytes
         self._vocabulary = vocabulary
@@ -62,16 +63,21 @@ class Grammar:
     def matcher(self, context_ids: Sequence[int] = (), end_ids: Iterable[int] = ()) -> "Matcher":
         """One for each sample. `context_ids`: what the reader has just seen (`Request.context_ids`); `end_ids`: what
         ends an answer beside the tokenizer's own end (a chat form's `<|im_end|>`)."""
-        begins = self._vocabulary.drops_space_after(context_ids)
-        matcher = (self._spaced if begins else self._plain).deep_copy()
-        return Matcher(matcher, self._vocabulary, end_ids)
+        begins = self._spaced is not None and self._vocabulary.drops_space_after(context_ids)
+        spaced = self._spaced.deep_copy() if begins and self._spaced is not None else None
+        return Matcher(self._plain.deep_copy(), spaced, self._vocabulary, end_ids)
 
 
 class Matcher:
-    """Where one sample is in its grammar. Any method may raise `RequestError`: then this sample cannot go on."""
+    """Where one sample is in its grammar. Any method may raise `RequestError`: then this sample cannot go on.
 
-    def __init__(self, matcher: LLMatcher, vocabulary: Vocabulary, end_ids: Iterable[int] = ()):
-        self._matcher, self._vocabulary = matcher, vocabulary
+    `spaced` follows the form after a space; it is there until the first token says which of the two it is.
+    """
+
+    def __init__(
+        self, matcher: LLMatcher, spaced: LLMatcher | None, vocabulary: Vocabulary, end_ids: Iterable[int] = ()
+    ):
+        self._matcher, self._spaced, self._vocabulary = matcher, spaced, vocabulary
         ends = {vocabulary.eos_id, *end_ids}
         self._end_ids = tuple(sorted(i for i in ends if 0 <= i < vocabulary.n_tokens))
         self._has_ended = False
@@ -83,7 +89,8 @@ class Matcher:
 
     def copy(self) -> "Matcher":
         """Another one at the same place."""
-        other = Matcher(self._matcher.deep_copy(), self._vocabulary, self._end_ids)
+        spaced = None if self._spaced is None else self._spaced.deep_copy()
+        other = Matcher(self._matcher.deep_copy(), spaced, self._vocabulary, self._end_ids)
         other._has_ended = self._has_ended
         return other
 
@@ -103,35 +110,48 @@ class Matcher:
         """Go on past this token, which must be one that fits; an end id ends the text."""
         if token_id in self._end_ids:
             self._has_ended = True
-        elif not (self.is_done or self._matcher.consume_token(token_id)):
+            return
+        if self._spaced is not None:
+            self._matcher = self._spaced if self._vocabulary.drops_space(token_id) else self._matcher
+            self._spaced = None
+        if not (self.is_done or self._matcher.consume_token(token_id)):
             raise RequestError(f"token {token_id} does not fit the grammar at this place")
 
     def _packed(self) -> NDArray[np.uint8]:
         """One bit for each token, lowest first: text that fits, and the ends where the text may end."""
-        vocabulary = self._vocabulary
-        packed = np.zeros(len(vocabulary.is_text_packed), np.uint8)
         may_end = self._has_ended
-        if not may_end:
-            began = time.perf_counter()
-            found = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-            if self._matcher.is_error() or time.perf_counter() - began > _SLOWEST_MASK:
-                raise RequestError("the grammar is too complex to follow here: make it smaller or more regular")
-            may_end = bool(found[vocabulary.eos_id >> 3] >> (vocabulary.eos_id & 7) & 1)
-            packed = found[: len(packed)] & vocabulary.is_text_packed
+        if may_end:
+            packed = np.zeros_like(self._vocabulary.is_text_packed)
+        else:
+            packed, may_end = self._mask(self._matcher)
+            if self._spaced is not None:
+                drops = self._vocabulary.drops_packed
+                packed = packed & ~drops | self._mask(self._spaced)[0] & drops
         for i in self._end_ids if may_end else ():
             packed[i >> 3] |= 1 << (i & 7)
         if not may_end and not packed.any():
             raise RequestError("no token of the vocabulary fits the grammar at this place")
         return packed
 
+    def _mask(self, matcher: LLMatcher) -> tuple[NDArray[np.uint8], bool]:
+        """The text tokens that `matcher` allows, and whether the text may end."""
+        vocabulary = self._vocabulary
+        began = time.perf_counter()
+        found = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+        if matcher.is_error() or time.perf_counter() - began > _SLOWEST_MASK:
+            raise RequestError("the grammar is too complex to follow here: make it smaller or more regular")
+        eos = vocabulary.eos_id
+        may_end = bool(found[eos >> 3] >> (eos & 7) & 1) and matcher.is_accepting()
+        return found[: len(vocabulary.is_text_packed)] & vocabulary.is_text_packed, may_end
+
 
 def _compile(source: Source, vocabulary: Vocabulary) -> Grammar:
     """Both ways to begin; the first mask is computed here, as it shows what building alone does not."""
     plain = _build(source.grammar(space=False), source, vocabulary)
-    spaced = _build(source.grammar(space=True), source, vocabulary) if vocabulary.drops_space else plain
-    grammar = Grammar(source, vocabulary, plain, spaced)
-    grammar.matcher().allowed()
-    return grammar
+    can_drop = bool(vocabulary.drops_packed.any())
+    spaced = _build(source.grammar(space=True), source, vocabulary) if can_drop else None
+    Matcher(plain.deep_copy(), None, vocabulary).allowed()  # raises where no token fits
+    return Grammar(source, vocabulary, plain, spaced)
 
 
 def _build(grammar: str, source: Source, vocabulary: Vocabulary) -> LLMatcher:
@@ -149,5 +169,5 @@ def _build(grammar: str, source: Source, vocabulary: Vocabulary) -> LLMatcher:
         raise RequestError(f"the {source.name} cannot be followed: {sentence(matcher.get_error())}")
     matcher.compute_bitmask()
     if matcher.is_error():
-        raise RequestError(f"the {source.name} is too complex: make it smaller or more regular")
+        raise RequestError(f"the {source.name} matches nothing, or is too complex: make it smaller or more regular")
     return matcher

@@ -104,7 +104,7 @@ def sentence(message: str) -> str:
     if not lines or lines[0].startswith("panic"):
         return "it is not supported"
     line = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0])
-    line = _CONTROL.sub(" ", _PLACE.sub("", line)).split("; ")[0].split(" (at ")[0]
+    line = _CONTROL.sub(" ", _PLACE.sub("", line)).split("; ")[0].split(" (at ")[0].split(" and retrieving ")[0]
     return line[:160].rstrip(" :.")
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llguidance import LLMatcher
-from llguidance.gbnf_to_lark import any_to_lark, gbnf_to_lark
+from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark, gbnf_to_lark
 
 from coterie.engine.grammar_limits import KINDS, check_choices, check_repeats, check_text, schema_text, sentence
 from coterie.errors import RequestError, nearest
@@ -51,9 +51,9 @@ class Source:
         return (64 << 10) + 40 * len(self.text)
 
     def grammar(self, *, space: bool) -> str:
-        """llguidance's JSON; with `space`, one space may come first."""
+        """llguidance's JSON; with `space`, of the form after one space."""
         body = "(@form | TEXT)" if self.kind == "json_or_text" else "@form"
-        start = "start: " + ('" "? ' if space else "") + body + "\n"
+        start = "start: " + ('" " ' if space else "") + body + "\n"
         text = _TEXT if self.kind == "json_or_text" else ""
         return json.dumps({"grammars": [{"lark_grammar": start + text}, {"name": "form", **_definition(self)}]})
 
@@ -80,14 +80,19 @@ def _definition(source: Source) -> dict[str, Any]:
     """The entry in llguidance's list of grammars."""
     if source.kind.startswith("json"):
         schema = json.loads(source.text)
-        rules = {"whitespace_flexible": True, "whitespace_pattern": _JSON_SPACE}
+        rules = {"whitespace_flexible": True, "whitespace_pattern": _JSON_SPACE, "coerce_one_of": True}
         return {"json_schema": {**schema, "x-guidance": rules} if isinstance(schema, dict) else schema}
     if source.kind == "regex":
         (entry,) = json.loads(LLMatcher.grammar_from_regex(source.text))["grammars"]
         return {"lark_grammar": entry["lark_grammar"]}
     if source.kind == "choice":
-        return {"lark_grammar": "start: " + " | ".join(json.dumps(text) for text in json.loads(source.text))}
+        return {"lark_grammar": f"start: /{'|'.join(map(_escaped, json.loads(source.text)))}/"}
     return {"lark_grammar": source.text if source.kind == "lark" else _lark(source)}
+
+
+def _escaped(text: str) -> str:
+    """A regular expression that only matches this text."""
+    return "".join(c if c.isascii() and c.isalnum() else f"\\x{{{ord(c):X}}}" for c in text)
 
 
 def _lark(source: Source) -> str:
@@ -98,8 +103,9 @@ def _lark(source: Source) -> str:
         return gbnf_to_lark(source.text) if source.kind == "gbnf" else any_to_lark(source.text)
     except RecursionError:
         raise RequestError(f"the {source.name} is nested too deeply") from None
-    except Exception as error:  # the converter raises bare Exception, IndexError and its own
-        reason = sentence(str(error).split(" at line ")[0])
+    except Exception as error:  # the converter raises bare Exception, its own, and whatever it stumbles over
+        is_meant = type(error) in (Exception, GbnfToLarkError)
+        reason = sentence(str(error).split(" at line ")[0]) if is_meant else "a number or an escape is malformed"
         raise RequestError(f"the {source.name} cannot be read: {reason}") from None
 
 

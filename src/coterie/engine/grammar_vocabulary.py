@@ -58,7 +58,8 @@ class Vocabulary:
         data = token_bytes(tokenizer)
         self.n_tokens = len(data)
         self.eos_id = self.n_tokens if tokenizer.eos_id is None else tokenizer.eos_id
-        self.drops_space = _drops_space(tokenizer, data)
+        drops = [piece is not None and _loses_space(tokenizer, i, piece) for i, piece in enumerate(data)]
+        self.drops_packed = np.packbits(np.array(drops), bitorder="little")
         self.grammars = Recent()
         is_text = np.array([piece is not None and piece != b"" for piece in data])
         self.is_text_packed = np.packbits(is_text, bitorder="little")
@@ -69,10 +70,14 @@ class Vocabulary:
         )
         self._tokenizer = weakref.ref(tokenizer)
 
+    def drops_space(self, token_id: int) -> bool:
+        """Whether the token, first in a text, loses the space it begins with."""
+        return bool(self.drops_packed[token_id >> 3] >> (token_id & 7) & 1)
+
     def drops_space_after(self, context_ids: Sequence[int]) -> bool:
         """Whether text after these ids loses a space in front when it is decoded: nothing with text comes before."""
         tokenizer = self._tokenizer()
-        if not self.drops_space or tokenizer is None:
+        if tokenizer is None or not self.drops_packed.any():
             return False
         return not any(tokenizer.decode([i, i]) for i in reversed(context_ids))
 
@@ -140,9 +145,8 @@ class _Wrapped:
         return ids
 
 
-def _drops_space(tokenizer: Tokenizer, data: list[bytes | None]) -> bool:
-    """Whether the first piece of a text loses the space it begins with."""
-    for i, piece in enumerate(data):
-        if piece is not None and len(piece) > 1 and piece[:1] == b" " and piece[1:].isalpha():
-            return tokenizer.decode([i]) == piece[1:].decode()
-    return False
+def _loses_space(tokenizer: Tokenizer, token_id: int, piece: bytes) -> bool:
+    """Asked of the tokenizer, as a byte piece that is a space keeps it. Half a character after it reads as U+FFFD."""
+    if piece[:1] != b" ":
+        return False
+    return tokenizer.decode([token_id]) == piece[1:].decode("utf-8", "replace")
