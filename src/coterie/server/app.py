@@ -12,6 +12,7 @@ from coterie.server import (
     metrics,
     model_list,
     openapi,
+    page,
     routing_routes,
     tokenize_routes,
 )
@@ -26,7 +27,8 @@ from coterie.server.state import State
 __all__ = ["ROUTE_MODULES", "build_app"]
 
 ROUTE_MODULES = (  # each has `routes(state) -> list[Route]`
-    *(chat, completions, embeddings, fim, health, metrics, model_list, openapi, routing_routes, tokenize_routes),
+    *(chat, completions, embeddings, fim, health, metrics, model_list, openapi, page, routing_routes),
+    tokenize_routes,
 )
 
 
