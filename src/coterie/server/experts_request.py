@@ -37,8 +37,7 @@ def edits_of(field: ExpertsField | None, served: Served) -> ExpertEdits | None:
         edits = ExpertEdits(ban=bans, bias=biases, top_k=field.top_k)
         edits.check(config)
     except CoterieError as e:
-        message = str(e)
-        raise translated(type(e)(message if "expert" in message else f"experts: {message}"), "experts") from None
+        raise translated(e, "experts") from None
     return edits
 
 

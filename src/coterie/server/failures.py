@@ -87,8 +87,10 @@ def internal(request_id: str) -> ApiError:
 
 
 def translated(error: CoterieError, param: str | None = None) -> ApiError:
-    """What the engine refuses, in the words it says it."""
+    """What the engine refuses, in the words it says it; those of `param`, if it is given, with its name."""
     message = str(error)
+    if param is not None and param.split(".")[0].split("_")[0] not in message:
+        message = f"{param}: {message}"
     if isinstance(error, ContextError):
         return refused(param or "messages", message, code="context_length_exceeded")
     if isinstance(error, ResourceError):

@@ -45,9 +45,7 @@ async def compiled(form: Form, served: Served) -> Grammar:
     try:
         return await asyncio.to_thread(Grammar.compile, kind, spec, served.lm.tokenizer)
     except CoterieError as e:
-        message = str(e)
-        named = message if field.split("_")[0] in message else f"{field}: {message}"
-        raise translated(type(e)(named), field) from None
+        raise translated(e, field) from None
 
 
 def form_of(body: Sampled) -> Form | None:
