@@ -3,12 +3,14 @@
 An answer to a request that fits may still be a refusal: bounds between fields are not in the document.
 """
 
+import contextlib
 import json
 import warnings
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
 from raw_http import ask
 from refusals import check_body, leaks
 
@@ -42,8 +44,6 @@ def test_no_request_makes_the_server_fail(
     schema = schemathesis.openapi.from_dict(document)
     for result in schema.get_all_operations():
         operation = result.ok()
-        if mode == "negative" and operation.body.is_empty() and not operation.path_parameters.is_empty():
-            continue
         strategy = operation.as_strategy(generation_mode=MODES[mode])
 
         @settings(
@@ -66,7 +66,8 @@ def test_no_request_makes_the_server_fail(
             if answer.status_code >= 400 and case.method != "HEAD":
                 check_body(json.loads(answer.content))
 
-        check()
+        with contextlib.suppress(Unsatisfiable):  # there is nothing wrong to be said to an operation without parameters
+            check()
     assert statuses, "there is nothing to try"
     figure(
         f"schemathesis, {mode}",
