@@ -47,10 +47,14 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None: ...
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 200
+
+
 @pytest.fixture
 def url() -> Iterator[str]:
     Handler.bodies.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -113,6 +117,17 @@ def test_another_seed_each_time(url: str, capsys: pytest.CaptureFixture[str]) ->
 def test_mistakes_are_one_sentence(url: str, flags: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "serve", "--base-url", f"{url}/0", *flags]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_more_sockets_than_the_system_begins_with(url: str) -> None:
+    code = (
+        "import resource, sys; from coterie.cli.main import main; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (32, 4096)); "
+        "sys.exit(main(['bench', 'serve', '--base-url', sys.argv[1], '--num-prompts', '60', '--json']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, f"{url}/0.2"], capture_output=True, text=True, timeout=60)
+    result = json.loads(done.stdout)
+    assert (result["completed"], result["failed"]) == (60, 0), done.stderr
 
 
 def test_ctrl_c_prints_what_there_is(url: str) -> None:

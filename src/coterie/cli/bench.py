@@ -9,6 +9,7 @@ import json
 import math
 import os
 import random
+import resource
 import signal
 import time
 from collections import Counter
@@ -144,6 +145,7 @@ def _measured(url: str, plan: "Plan") -> "tuple[Run, str]":
     from coterie.bench.measure import measure
 
     client = Client(Target.of(url), os.environ.get(_KEY) or None)
+    _allow_sockets(plan.max_concurrency or plan.n_prompts)
 
     async def run() -> "tuple[Run, str]":
         with progress("asking", unit="requests") as report, _interruptible() as stop:
@@ -153,6 +155,14 @@ def _measured(url: str, plan: "Plan") -> "tuple[Run, str]":
         return asyncio.run(run())
     except Failure as e:
         raise RequestError(f"{url} cannot be measured: {printable(str(e))}") from None
+
+
+def _allow_sockets(n: int) -> None:
+    """As many as the load may have open at once, where the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = n + 64 if hard == resource.RLIM_INFINITY else min(n + 64, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextmanager
