@@ -11,7 +11,7 @@ from coterie.errors import RequestError
 def test_white_space_in_json_is_bounded_whatever_the_schema_says() -> None:
     form = json.loads(read_source("json_schema", {"type": "object"}).grammar(space=False))["grammars"][1]
     assert form["json_schema"]["type"] == "object"
-    assert "{0,64}" in form["json_schema"]["x-guidance"]["whitespace_pattern"]
+    assert "{0,32}" in form["json_schema"]["x-guidance"]["whitespace_pattern"]
 
 
 def test_a_space_before_the_form_is_outside_of_it() -> None:

@@ -77,7 +77,7 @@ def test_what_is_refused(tools: Any, choice: Any, param: str, sentence: str, dem
 
 def test_a_model_without_the_tokens_says_so_unless_it_may_emulate(demo: LanguageModel) -> None:
     for tools, messages in ((TOOLS, ASK), (None, ANSWERED)):
-        with pytest.raises(ApiError, match="--tool-emulation") as e:
+        with pytest.raises(ApiError, match="tool_emulation = true") as e:
             use(demo, tools, messages=messages, emulate=False)
         assert e.value.code == "tools_unsupported"
 

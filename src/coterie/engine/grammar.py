@@ -160,7 +160,7 @@ def _build(grammar: str, source: Source, vocabulary: Vocabulary) -> LLMatcher:
         initial_lexer_fuel=1_000_000,
         step_lexer_fuel=100_000,
         step_max_items=50_000,
-        max_lexer_states=20_000,  # 1 to 2 KB each
+        max_lexer_states=10_000,  # 1 to 2 KB each, of each sample
         max_grammar_size=200_000,
         verbose_errors=False,
     )

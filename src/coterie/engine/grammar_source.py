@@ -27,7 +27,7 @@ _NAMES = {
     "gbnf": "GBNF grammar",
     "grammar": "grammar",
 }
-_JSON_SPACE = r"[ ]?|\r?\n[ \t]{0,64}"  # one space, or a line break and an indent
+_JSON_SPACE = r"[ ]?|\r?\n[ \t]{0,32}"  # one space, or a line break and an indent
 _TEXT = r"TEXT: /\s*[^\s\[](.|\n)*/"  # anything that cannot be taken for a JSON list
 _MOST_RULES = 1000
 _DEEPEST_GROUP = 64
@@ -47,8 +47,8 @@ class Source:
 
     @property
     def n_bytes(self) -> int:
-        """About what it occupies once compiled."""
-        return (64 << 10) + 40 * len(self.text)
+        """About what it occupies once compiled, by measurement: 1,000 properties in 26 KB take 8 MB."""
+        return (256 << 10) + 320 * len(self.text)
 
     def grammar(self, *, space: bool) -> str:
         """llguidance's JSON; with `space`, of the form after one space."""

@@ -139,8 +139,8 @@ def _without_name(turn: Mapping[str, Any]) -> dict[str, Any]:
 def _unsupported(param: str) -> ApiError:
     return refused(
         param,
-        f"{param} asks for calls of tools, which this model has no tokens for: start the server with --tool-emulation, "
-        "or leave them out",
+        f"{param} asks for calls of tools, which this model has no tokens for: leave them out, or set "
+        "tool_emulation = true in the server's --config file",
         code="tools_unsupported",
     )
 
