@@ -92,11 +92,8 @@ def serve(**options: Any) -> None:
     """
     from coterie.bench.figures import figures, goals_of, text_of
 
-    percentiles, goals, plot = (
-        _percentiles(options["metric_percentiles"]),
-        goals_of(options["goodput"]),
-        options["plot"],
-    )
+    percentiles, goals = _percentiles(options["metric_percentiles"]), goals_of(options["goodput"])
+    plot: Path | None = options["plot"]
     if plot is not None and plot.suffix not in (".svg", ".png"):
         raise RequestError(f"--plot is {plot}, expected a file that ends in .svg or .png")
     plan = _plan(options)
@@ -104,12 +101,12 @@ def serve(**options: Any) -> None:
     settings = {"date": time.strftime("%Y%m%d-%H%M%S"), "base_url": options["base_url"], **plan.settings(model)}
     result = {**settings, "is_stopped": run.is_stopped, **figures(run, goals, percentiles)}
     _say_failures(run)
-    if plot is not None:
-        _draw(run, plot)
     if options["as_json"]:
         print_json(result | (_detail(run) if options["save_detailed"] else {}))
     else:
         print(text_of(result, percentiles))
+    if plot is not None and result["completed"]:
+        _draw(run, plot)
     if run.is_stopped:
         raise click.exceptions.Exit(130)
     if not result["completed"]:
@@ -240,8 +237,6 @@ def _draw(run: "Run", path: Path) -> None:
 
     x = [float(p) for p in range(0, 101)]
     found = {METRICS[name][1]: values for name, values in samples(run.outcomes).items() if values}
-    if not found:
-        raise RequestError("no request succeeded, so there is nothing to draw")
     series = {name: [percentile(values, p) for p in x] for name, values in found.items()}
     plot = Plot("lines", "How long people waited", "per cent of the waits", "milliseconds at most", list(x), series)
     path.write_bytes(png(plot) if path.suffix == ".png" else svg(plot, "bench").encode())
