@@ -52,13 +52,13 @@ inline void attend(Pool& pool, int thread, const AttentionCall& c, const Sequenc
                 oldest = c.window ? std::max<int64_t>(0, s.first + row - c.window + 1) : 0;
   const int64_t floats = 2 * PAGE * P + n_queries * (2 * P + PAGE + 2);
   auto* scratch = (float*)pool.scratch(thread, KEYS, floats * 4 + 256);
-  float* rows = scratch;                             // [64][P]
+  float* rows = scratch;                    // [64][P]
   float* keys = rows + PAGE * P;            // [P][64]
   float* queries = keys + P * PAGE;         // [n_queries][P]
-  float* out = queries + n_queries * P;              // [n_queries][P]
-  float* scores = out + n_queries * P;               // [n_queries][64]
+  float* out = queries + n_queries * P;     // [n_queries][P]
+  float* scores = out + n_queries * P;      // [n_queries][64]
   float* most = scores + n_queries * PAGE;  // [n_queries]
-  float* sums = most + n_queries;                    // [n_queries]
+  float* sums = most + n_queries;           // [n_queries]
   const int64_t width = (c.H + 2 * c.G) * c.P;
   for (int64_t q = 0; q < n_queries; q++) {
     float* query = queries + q * P;
@@ -75,8 +75,7 @@ inline void attend(Pool& pool, int thread, const AttentionCall& c, const Sequenc
   }
   std::fill(out, out + n_queries * P, 0.0f);
   for (int64_t block = oldest / PAGE * PAGE; block <= newest; block += PAGE) {
-    const int64_t begin = std::max(block, oldest), end = std::min(block + PAGE, newest + 1),
-                  there = end - begin;
+    const int64_t begin = std::max(block, oldest), end = std::min(block + PAGE, newest + 1), there = end - begin;
     std::fill(rows, rows + PAGE * P, 0.0f);
     const int64_t at = s.pages[block / PAGE] * PAGE + begin - block;
     key_block(c, c.pages.k, c.pages.k_scales, g, at, there, rows + (begin - block) * P);

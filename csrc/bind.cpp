@@ -39,7 +39,8 @@ std::vector<Choice> supported() {  // the fastest first
   const bool vnni = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                     __builtin_cpu_supports("avx512vnni");
-  if (vnni && __builtin_cpu_supports("avx512bf16")) found.push_back({"avx512bf16", &kernels_avx512, &training_avx512, true});
+  if (vnni && __builtin_cpu_supports("avx512bf16"))
+    found.push_back({"avx512bf16", &kernels_avx512, &training_avx512, true});
   if (vnni) found.push_back({"avx512vnni", &kernels_avx512, &training_avx512, false});
   if (avx2) found.push_back({"avx2", &kernels_avx2, &training_avx2, false});
 #elif defined(COTERIE_ARM) && defined(__linux__)
@@ -184,22 +185,44 @@ NB_MODULE(_native, m) {
     run(&Kernels::experts, ExpertsCall{address(x), (Type)type, T, D, F, (const int32_t*)ids, (const float*)weights, S,
                                        e.gate_up.data(), e.down.data(), (int64_t)e.down.size(), address(out)});
   });
-  m.def("attention", [](uintptr_t qkv, int type, int64_t T, int64_t H, int64_t G, int64_t P, uintptr_t cos,
-                        uintptr_t sin, uintptr_t k, uintptr_t v, uintptr_t k_scales, uintptr_t v_scales, int cache_type,
-                        uintptr_t tables, int64_t table_stride, uintptr_t sequences, int64_t B, int64_t window,
-                        float scale, uintptr_t out) {
-    run(&Kernels::attention,
-        AttentionCall{address(qkv), (Type)type, T, H, G, P, (const float*)cos, (const float*)sin,
-                      {address(k), address(v), (float*)k_scales, (float*)v_scales}, (Type)cache_type,
-                      (const int32_t*)tables, table_stride, (const int64_t*)sequences, B, window, scale, address(out)});
-  });
+  m.def("attention",
+        [](uintptr_t qkv, int type, int64_t T, int64_t H, int64_t G, int64_t P, uintptr_t cos, uintptr_t sin,
+           uintptr_t k, uintptr_t v, uintptr_t k_scales, uintptr_t v_scales, int cache_type, uintptr_t tables,
+           int64_t table_stride, uintptr_t sequences, int64_t B, int64_t window, float scale, uintptr_t out) {
+          run(&Kernels::attention, AttentionCall{address(qkv),
+                                                 (Type)type,
+                                                 T,
+                                                 H,
+                                                 G,
+                                                 P,
+                                                 (const float*)cos,
+                                                 (const float*)sin,
+                                                 {address(k), address(v), (float*)k_scales, (float*)v_scales},
+                                                 (Type)cache_type,
+                                                 (const int32_t*)tables,
+                                                 table_stride,
+                                                 (const int64_t*)sequences,
+                                                 B,
+                                                 window,
+                                                 scale,
+                                                 address(out)});
+        });
   m.def("route", [](uintptr_t x, int type, int64_t T, int64_t D, uintptr_t weight, int64_t E, int64_t S, int64_t K,
                     bool renormalise, uintptr_t edit_of_row, uintptr_t bias, uintptr_t top_k, uintptr_t ids,
                     uintptr_t weights, uintptr_t logits) {
-    run(&Kernels::route,
-        RouteCall{address(x), (Type)type, T, D, (const float*)weight, E, S, K, renormalise,
-                  {(const int32_t*)edit_of_row, (const float*)bias, E, (const int32_t*)top_k}, (int32_t*)ids,
-                  (float*)weights, (float*)logits});
+    run(&Kernels::route, RouteCall{address(x),
+                                   (Type)type,
+                                   T,
+                                   D,
+                                   (const float*)weight,
+                                   E,
+                                   S,
+                                   K,
+                                   renormalise,
+                                   {(const int32_t*)edit_of_row, (const float*)bias, E, (const int32_t*)top_k},
+                                   (int32_t*)ids,
+                                   (float*)weights,
+                                   (float*)logits});
   });
   m.def("norm",
         [](uintptr_t x, int type, int64_t T, int64_t D, uintptr_t weight, int weight_type, float eps, uintptr_t out) {
@@ -227,28 +250,52 @@ NB_MODULE(_native, m) {
            })
       .def("run", [](const Decoder& d, uintptr_t x, int type, int64_t T, int64_t D, int64_t H, int64_t G, int64_t P,
                      uintptr_t cos, uintptr_t sin, const std::vector<uintptr_t>& pages, int cache_type,
-                     uintptr_t tables, int64_t table_stride, uintptr_t sequences, int64_t B, int64_t window, float scale,
-                     int64_t S, uintptr_t edit_of_row, uintptr_t bias, uintptr_t top_k, uintptr_t ids,
+                     uintptr_t tables, int64_t table_stride, uintptr_t sequences, int64_t B, int64_t window,
+                     float scale, int64_t S, uintptr_t edit_of_row, uintptr_t bias, uintptr_t top_k, uintptr_t ids,
                      uintptr_t weights, uintptr_t logits) {
         std::vector<LayerWeights> layers;  // pages: four addresses a layer
         for (size_t l = 0; l < d.layers.size(); l++) {
           const Decoder::Layer& w = d.layers[l];
           const uintptr_t* p = pages.data() + 4 * l;
-          layers.push_back({w.attention_norm, w.moe_norm, w.qkv.all.data(), (int)w.qkv.all.size(), w.o.all.data(),
-                            (int)w.o.all.size(), w.router, w.E, w.K, w.renormalise, w.experts.gate_up.data(),
-                            w.experts.down.data(), w.F,
+          layers.push_back({w.attention_norm,
+                            w.moe_norm,
+                            w.qkv.all.data(),
+                            (int)w.qkv.all.size(),
+                            w.o.all.data(),
+                            (int)w.o.all.size(),
+                            w.router,
+                            w.E,
+                            w.K,
+                            w.renormalise,
+                            w.experts.gate_up.data(),
+                            w.experts.down.data(),
+                            w.F,
                             {address(p[0]), address(p[1]), (float*)p[2], (float*)p[3]}});
         }
-        const AttentionCall attention{nullptr, (Type)type, T, H, G, P, (const float*)cos, (const float*)sin, {},
-                                      (Type)cache_type, (const int32_t*)tables, table_stride,
-                                      (const int64_t*)sequences, B, window, scale, nullptr};
+        const AttentionCall attention{nullptr,
+                                      (Type)type,
+                                      T,
+                                      H,
+                                      G,
+                                      P,
+                                      (const float*)cos,
+                                      (const float*)sin,
+                                      {},
+                                      (Type)cache_type,
+                                      (const int32_t*)tables,
+                                      table_stride,
+                                      (const int64_t*)sequences,
+                                      B,
+                                      window,
+                                      scale,
+                                      nullptr};
         const RouteEdits edits{(const int32_t*)edit_of_row, (const float*)bias,
                                layers.empty() ? 0 : layers[0].E * (int64_t)layers.size(), (const int32_t*)top_k};
         nb::gil_scoped_release unlocked;
         std::lock_guard<std::mutex> lock(one_at_a_time);
         decode(*chosen.kernels, the_pool(),
-               {address(x), (Type)type, T, D, layers.data(), (int64_t)layers.size(), attention, S, edits,
-                (int32_t*)ids, (float*)weights, (float*)logits});
+               {address(x), (Type)type, T, D, layers.data(), (int64_t)layers.size(), attention, S, edits, (int32_t*)ids,
+                (float*)weights, (float*)logits});
       });
   m.def("rotary", [](uintptr_t positions, int64_t T, uintptr_t frequencies, int64_t P, uintptr_t cos, uintptr_t sin) {
     rotary((const int64_t*)positions, T, (const float*)frequencies, P, (float*)cos, (float*)sin);

@@ -27,8 +27,8 @@ void decode(const Kernels& kernels, Pool& pool, const DecoderCall& call) {
     float* logits = call.logits + l * call.T * w.E;
     RouteEdits edits = call.edits;
     if (edits.of_row) edits.bias += l * w.E;
-    kernels.route(pool, {normed, call.type, call.T, call.D, w.router, w.E, call.S, w.K, w.renormalise, edits, ids, weights,
-                         logits});
+    kernels.route(pool, {normed, call.type, call.T, call.D, w.router, w.E, call.S, w.K, w.renormalise, edits, ids,
+                         weights, logits});
     kernels.experts(pool, {normed, call.type, call.T, call.D, w.F, ids, weights, call.S, w.gate_up, w.down, w.E, y});
     kernels.add(pool, {call.x, y, call.type, call.T * call.D, call.x});
   }

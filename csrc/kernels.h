@@ -89,8 +89,8 @@ struct Pages {  // keys and values [pages, PAGE, G, P] of a layer; scales [pages
 };
 
 // qkv [T, (H + 2G)·P] -> out [T, H·P]. Queries and keys are turned by cos, sin [T, P] (sin signed for half-split rows).
-// Position p of a slot lies in page tables[slot, p / PAGE], where new keys and values go before any query looks; a query
-// at position i sees keys i - window + 1 .. i.
+// Position p of a slot lies in page tables[slot, p / PAGE], where new keys and values go before any query looks; a
+// query at position i sees keys i - window + 1 .. i.
 struct AttentionCall {
   const void* qkv;
   Type type;
@@ -109,8 +109,8 @@ struct AttentionCall {
 };
 
 // logits [T, E] = x · weight^T in float32; the S largest, lowest id first among equals; weights: softmax over those S,
-// or over all E where `renormalise` is false. A row takes K slots, the rest are -1 with weight 0; a row with an edit takes
-// what the edit says, and chooses and weighs logits + bias.
+// or over all E where `renormalise` is false. A row takes K slots, the rest are -1 with weight 0; a row with an edit
+// takes what the edit says, and chooses and weighs logits + bias.
 struct RouteEdits {
   const int32_t* of_row = nullptr;  // [T]: which edit, or -1; null: no row has any
   const float* bias = nullptr;      // [edits, E], an edit every `stride` numbers

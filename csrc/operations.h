@@ -166,7 +166,8 @@ inline void route(Pool& pool, const RouteCall& call) {
         for (int64_t e = 0; e < call.E; e++) edited[e] = logits[e] + call.edits.bias[edit * call.edits.stride + e];
         scores = edited;
       }
-      choose(call, scores, edit >= 0 ? call.edits.top_k[edit] : call.K, call.ids + t * call.S, call.weights + t * call.S);
+      choose(call, scores, edit >= 0 ? call.edits.top_k[edit] : call.K, call.ids + t * call.S,
+             call.weights + t * call.S);
     }
   });
 }
