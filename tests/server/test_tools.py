@@ -9,6 +9,7 @@ import coterie
 from coterie.api import LanguageModel
 from coterie.engine.grammar import Grammar
 from coterie.engine.request import SamplingParams
+from coterie.errors import RequestError
 from coterie.server.failures import ApiError
 from coterie.server.tool_schema import calls_schema
 from coterie.server.tools import ToolUse, prepare
@@ -80,6 +81,12 @@ def test_a_model_without_the_tokens_says_so_unless_it_may_emulate(demo: Language
         with pytest.raises(ApiError, match="tool_emulation = true") as e:
             use(demo, tools, messages=messages, emulate=False)
         assert e.value.code == "tools_unsupported"
+
+
+def test_a_model_without_a_chat_form_never_takes_tools_as_they_are(demo: LanguageModel) -> None:
+    messages = [{"role": "user", "content": "x"}]
+    with pytest.raises(RequestError, match="no chat form, so it cannot call tools"):
+        demo.chat_request(messages, SamplingParams(), tools=TOOLS)
 
 
 def test_emulated_tools_are_in_the_first_turn_and_in_the_grammar(demo: LanguageModel) -> None:
