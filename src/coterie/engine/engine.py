@@ -24,7 +24,7 @@ from coterie.engine.scheduler import Waiting, shares
 from coterie.engine.sequence import Event, Sequence
 from coterie.engine.speculative import Drafter, Governor, distinct_experts
 from coterie.engine.stats import EngineStats
-from coterie.errors import RequestError, ResourceError
+from coterie.errors import RequestError
 from coterie.kernels.pages import PAGE
 from coterie.model import Transformer
 from coterie.tokenizer import Tokenizer
@@ -102,12 +102,8 @@ class Engine:
         request.params.check_model(config, len(request.prompt_ids))
         if request.experts is not None:
             request.experts.check(config)
-        if self._memory is not None and (n := self._memory.worst(request)) > self._cache.n_pages:
-            raise ResourceError(
-                f"the prompt's {len(request.prompt_ids)} tokens plus max_tokens {request.params.max_tokens}, n "
-                f"{request.params.n}, may take {n * PAGE} tokens of the cache, which has {self._cache.n_pages * PAGE}: "
-                "shorten the prompt, lower max_tokens or n, or give the cache more memory"
-            )
+        if self._memory is not None:
+            self._memory.check(request)
         seed = request.params.seed
         if seed is None:
             seed = int.from_bytes(os.urandom(7), "little")

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from coterie.engine.cache import PagedCache
 from coterie.engine.request import Request
 from coterie.engine.sequence import Sequence
+from coterie.errors import ResourceError
+from coterie.kernels.pages import PAGE
 
 __all__ = ["Memory"]
 
@@ -27,6 +29,16 @@ class Memory:
         pages = self._most(n_prompt + request.params.max_tokens)
         shared = max(0, self._most(n_prompt + 1) - 1) if self._cache.window is None else 0  # full ones
         return pages + (request.params.n - 1) * (pages - shared)
+
+    def check(self, request: Request) -> None:
+        """Raises `ResourceError` for one that could not even be carried alone."""
+        pages, n_pages, params = self.worst(request), self._cache.n_pages, request.params
+        if pages > n_pages:
+            raise ResourceError(
+                f"the prompt's {len(request.prompt_ids)} tokens plus max_tokens {params.max_tokens}, n {params.n}, may "
+                f"take {pages * PAGE} tokens of the cache, which has {n_pages * PAGE}: shorten the prompt, lower "
+                "max_tokens or n, or give the cache more memory"
+            )
 
     def has_room(self, s: Sequence, live: Iterable[Sequence]) -> bool:
         """Whether this one, whose slot holds what it shares with others, can be begun beside those at work."""
