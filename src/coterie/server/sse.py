@@ -21,12 +21,13 @@ __all__ = ["DONE", "EventStream", "frame"]
 
 DONE = "data: [DONE]\n\n"
 _PING = b": ping\n\n"
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _log = logging.getLogger("coterie.server")
 
 
 def frame(value: Mapping[str, Any]) -> str:
     """One event. JSON escapes line breaks, so that it is always one line of data."""
-    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    return f"data: {_encoder.encode(value)}\n\n"
 
 
 class EventStream(Response):
