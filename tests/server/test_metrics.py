@@ -158,3 +158,11 @@ def test_load_measures_of_cases_done_by_hand() -> None:
     assert load_entropy(np.array([9, 0])) == 0 and load_cv(np.array([3, 3])) == 0
     assert load_cv(np.array([4, 0])) == pytest.approx(1)
     assert math.isnan(load_entropy(np.zeros(4, np.int64))) and math.isnan(load_cv(np.zeros(4, np.int64)))
+
+
+def test_a_real_server_has_them_and_its_own_process(server: Any) -> None:
+    server.post("/v1/completions", {"prompt": "x", "max_tokens": 2, "ignore_eos": True})
+    found = values(server.get("/metrics").body.decode())
+    assert found['coterie_request_success_total{finished_reason="length",model_name="demo"}'] >= 1
+    assert found['coterie_model_info{model_name="demo",quant="8 bit, groups of 32",version="0.1.0"}'] == 1
+    assert found["process_resident_memory_bytes"] > 1 << 20
