@@ -1,7 +1,7 @@
 """A server of the demo in which some tokens are landmines: faulty_server.py [NAME=VALUE of Settings]...
 
-The last tokens of the vocabulary never come up by themselves. Each stands for one way to fail: when it is read in a
-prompt, or has been written, the pass with it fails, or its rows become NaN. The weights and kernels are the real ones;
+Tokens of control bytes never come up by themselves where top_k is asked for. Each of eleven is a way to fail: when it
+is read in a prompt, or has been written, the pass with it fails, or its rows become NaN. Weights and kernels are real;
 only the embedding and the tokenizer that are handed in are not.
 """
 
@@ -35,19 +35,19 @@ ROWS = {"nan": float("nan"), "infinite": float("inf"), "huge": 3e38}
 KINDS = [*RAISED, *ROWS, "decode"]  # the last: its text cannot be made
 
 
-def landmine(kind: str, vocab_size: int) -> int:
-    """The token that stands for this kind of failure."""
-    return vocab_size - 1 - KINDS.index(kind)
+def landmine(kind: str) -> int:
+    """The token that stands for this kind of failure: that of a byte from 0x0E on."""
+    return 3 + 0x0E + KINDS.index(kind)
 
 
 class MinedEmbedding(nn.Module):
     """The model's embedding, which fails at landmines."""
 
-    def __init__(self, inner: nn.Module, vocab_size: int):
+    def __init__(self, inner: nn.Module):
         super().__init__()
         self.inner = inner
-        self._raised = {landmine(kind, vocab_size): make for kind, make in RAISED.items()}
-        self._rows = {landmine(kind, vocab_size): value for kind, value in ROWS.items()}
+        self._raised = {landmine(kind): make for kind, make in RAISED.items()}
+        self._rows = {landmine(kind): value for kind, value in ROWS.items()}
 
     def forward(self, ids_T: Tensor) -> Tensor:
         for i in self._raised.keys() & set(ids_T.tolist()):
@@ -76,9 +76,8 @@ class MinedTokenizer:
 
 def mined(_: str) -> LanguageModel:
     lm = coterie.load()
-    vocab_size = lm.config.vocab_size
-    lm.model.embed = MinedEmbedding(lm.model.embed, vocab_size)
-    tokenizer: Any = MinedTokenizer(lm.tokenizer, landmine("decode", vocab_size))
+    lm.model.embed = MinedEmbedding(lm.model.embed)
+    tokenizer: Any = MinedTokenizer(lm.tokenizer, landmine("decode"))
     return LanguageModel(lm.model, tokenizer, lm.chat_form, name="demo")
 
 

@@ -31,7 +31,8 @@ PROMPTS = ("Il était une fois", "The king had three daughters, and", "def f(x):
 def body_of(n_tokens: int, *, n_prompt: int = 1, seed: int = 0, **fields: Any) -> dict[str, Any]:
     """A request for exactly `n_tokens`; the prompt is some text `n_prompt` times, begun so that no two are alike."""
     prompt = f"{seed} " + PROMPTS[seed % len(PROMPTS)] * n_prompt
-    return {"prompt": prompt, "max_tokens": n_tokens, "ignore_eos": True, "temperature": 1.0, "seed": seed, **fields}
+    sampling = {"temperature": 1.0, "top_k": 50, "seed": seed}  # 50: the landmines of faulty_server never come up
+    return {"prompt": prompt, "max_tokens": n_tokens, "ignore_eos": True, **sampling, **fields}
 
 
 def in_parallel(work: Callable[[int], Any], numbers: Iterable[int], n_threads: int) -> list[Any]:

@@ -39,7 +39,15 @@ class Neighbours:
     def __init__(self, url: str, *, n_tokens: int = 24):
         self._url = url
         self._bodies = [
-            {"prompt": p, "max_tokens": n_tokens, "temperature": 0.8, "seed": 7 + i, "logprobs": 2, "user": f"n{i}"}
+            {
+                "prompt": p,
+                "max_tokens": n_tokens,
+                "temperature": 0.8,
+                "top_k": 99,
+                "seed": 7 + i,
+                "logprobs": 2,
+                "user": f"n{i}",
+            }
             for i, p in enumerate(_PROMPTS)
         ]
         self._alone = [streamed(url, body) for body in self._bodies]

@@ -12,8 +12,6 @@ from processes import Scripted, script
 from raw_http import Stream, ask
 from refusals import check_body, leaks
 
-import coterie
-
 TEXT = "/v1/completions"
 MOMENTS = ("in prompt", "late in prompt", "in decode")
 
@@ -22,11 +20,6 @@ MOMENTS = ("in prompt", "late in prompt", "in decode")
 def faulty() -> Iterator[Scripted]:
     with script("faulty_server.py", "cache_tokens=32768", "max_live=8") as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def vocab_size() -> int:
-    return coterie.load().config.vocab_size
 
 
 def body_with(mine: int, moment: str) -> dict[str, Any]:
@@ -57,16 +50,14 @@ def streamed_ending(url: str, body: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_fault_is_its_own_requests_end(
-    faulty: Scripted, vocab_size: int, moment: str, is_full: bool, figure: Any
-) -> None:
+def test_a_fault_is_its_own_requests_end(faulty: Scripted, moment: str, is_full: bool, figure: Any) -> None:
     probe = Probe(faulty.url, faulty.pid)
     before, n, endings = probe.at_rest(), 20 if is_full else 2, []
     with Neighbours(faulty.url) as neighbours:
         for kind in KINDS:
             if kind == "decode" and moment != "in decode":
                 continue  # a prompt's text is not made
-            body = body_with(landmine(kind, vocab_size), moment)
+            body = body_with(landmine(kind), moment)
             for k in range(n):
                 if k % 2:
                     reply = ask(faulty.url, "POST", TEXT, body)
@@ -86,17 +77,17 @@ def test_a_fault_is_its_own_requests_end(
            neighbours=neighbours.n_answers)  # fmt: skip
 
 
-def test_a_fault_among_many_samples_and_many_requests(faulty: Scripted, vocab_size: int) -> None:
+def test_a_fault_among_many_samples_and_many_requests(faulty: Scripted) -> None:
     """n = 4 of which all fail, beside requests that do not."""
-    body = {**body_with(landmine("runtime", vocab_size), "in decode"), "n": 4}
+    body = {**body_with(landmine("runtime"), "in decode"), "n": 4}
     with Neighbours(faulty.url):
         reply = ask(faulty.url, "POST", TEXT, body)
     assert reply.status in (500, 503), reply
     check_body(reply.json())
 
 
-def test_the_log_has_what_the_answer_has_not(faulty: Scripted, vocab_size: int) -> None:
-    ask(faulty.url, "POST", TEXT, body_with(landmine("runtime", vocab_size), "in prompt"))
+def test_the_log_has_what_the_answer_has_not(faulty: Scripted) -> None:
+    ask(faulty.url, "POST", TEXT, body_with(landmine("runtime"), "in prompt"))
     assert any(SECRET in line for line in faulty.log)
 
 

@@ -45,8 +45,8 @@ def crowd(probe: Probe, n_clients: int, seconds: float) -> list[Reply]:
 
 
 def test_ten_times_as_many_as_there_are_places(probe: Probe, is_full: bool, figure: Any) -> None:
-    seconds = 60.0 if is_full else 5.0
-    crowd(probe, CAPACITY, 3)  # warm: the allocator's arenas and threads are there
+    seconds = 60.0 if is_full else 3.0
+    crowd(probe, CAPACITY, 2)  # warm: the allocator's arenas and threads are there
     alone = crowd(probe, CAPACITY, seconds)
     memory = probe.memory()
     replies = crowd(probe, 10 * CAPACITY, seconds)
