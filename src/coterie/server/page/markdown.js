@@ -155,7 +155,8 @@ function cells(line) {
     const isBorder = line.text[i] === "|" && line.text[i - 1] !== "\\";
     if (!isBorder && i < line.text.length) continue;
     if (i === line.text.length && !line.text.slice(start).trim()) break;
-    found.push({ text: line.text.slice(start, i).trimEnd(), at: line.at + start });
+    const text = line.text.slice(start, i);
+    found.push({ text: text.trim(), at: line.at + start + text.length - text.trimStart().length });
     start = i + 1;
   }
   return found;
