@@ -61,24 +61,6 @@ def test_the_worked_example_of_sharing() -> None:
     assert cache._held == [[0, 1], [0]] and held(cache, 1) == list(range(64))
 
 
-def test_a_chunk_sees_the_window_and_itself() -> None:
-    cache = cache_of(window=4)
-    feed(cache, 0, 0, 1, 2, 3, 4, 5)
-    (segment,) = feed(cache, 0, 6, 7, 8)
-    assert numbers(segment.k_BCGP) == [3, 4, 5, 6, 7, 8]
-    assert segment.mask_BSC.int().tolist() == [[[1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1]]]
-    assert held(cache, 0) == [5, 6, 7, 8]
-
-
-def test_one_token_sees_the_window_without_a_mask() -> None:
-    cache = cache_of(window=4)
-    feed(cache, 0, 0, 1, 2, 3, 4, 5)
-    plan = cache.decode(1)
-    (segment,) = plan.extend(0, keys(6), keys(6))
-    assert plan.positions_T.tolist() == [6]
-    assert numbers(segment.k_BCGP) == [3, 4, 5, 6] and segment.mask_BSC is None and not segment.is_causal
-
-
 def test_what_is_out_of_the_window_is_given_back() -> None:
     cache = cache_of(window=100, n_pages=None)
     feed(cache, 0, *range(1000))
@@ -132,37 +114,6 @@ def test_a_fixed_cache_that_is_full_says_so_and_stays_usable() -> None:
     assert held(cache, 0) == list(range(110))
     cache.clear(0)
     assert cache.n_free == 2
-
-
-def test_sequences_of_several_lengths_are_one_masked_segment() -> None:
-    cache = cache_of()
-    feed(cache, 0, 10)
-    feed(cache, 1, 20, 21, 22)
-    plan = cache.decode(2)
-    (segment,) = plan.extend(0, keys(11, 23), keys(11, 23))
-    assert plan.positions_T.tolist() == [1, 3]
-    assert segment.k_BCGP[..., 0, 0].tolist() == [[10, 11, 11, 11], [20, 21, 22, 23]]
-    assert segment.mask_BSC.int().tolist() == [[[1, 1, 0, 0]], [[1, 1, 1, 1]]]
-
-
-def test_prompts_of_several_sequences_are_a_segment_each() -> None:
-    cache = cache_of()
-    feed(cache, 1, 20)
-    plan = cache.prefill([(0, 2), (1, 2)])
-    first, second = plan.extend(0, keys(10, 11, 21, 22), keys(10, 11, 21, 22))
-    assert plan.positions_T.tolist() == [0, 1, 1, 2]
-    assert (first.start, first.stop, second.start, second.stop) == (0, 2, 2, 4)
-    assert first.is_causal and first.mask_BSC is None and numbers(first.k_BCGP) == [10, 11]
-    assert second.mask_BSC.int().tolist() == [[[1, 1, 0], [1, 1, 1]]] and numbers(second.k_BCGP) == [20, 21, 22]
-
-
-def test_new_tokens_of_some_beside_a_prompt_of_another() -> None:
-    cache = cache_of()
-    for slot in range(3):
-        feed(cache, slot, 10 * slot)
-    parts = cache.prefill([(0, 1), (2, 1), (1, 2), (3, 1)]).extend(0, keys(1, 21, 11, 12, 30), keys(*range(5)))
-    assert [(s.start, s.stop) for s in parts] == [(0, 2), (2, 4), (4, 5)]
-    assert [s.k_BCGP[..., 0, 0].tolist() for s in parts] == [[[0, 1], [20, 21]], [[10, 11, 12]], [[30]]]
 
 
 def test_copy_and_move() -> None:

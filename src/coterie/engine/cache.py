@@ -177,6 +177,7 @@ class PagedCache:
             at, place = divmod(first, PAGE)
             if place:
                 held[at] = self._pool.own(held[at], place)
+            self._pool.reserve(-(-(first + n) // PAGE) - len(held))
             while len(held) * PAGE < first + n:
                 held.append(self._pool.take())
         finally:
