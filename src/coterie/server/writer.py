@@ -108,19 +108,26 @@ class Writer(ABC):
         interval = self.body.stream_interval or 1
         try:
             async for number, events in read_all(self.answer.tickets):
-                for event in events:
-                    if event.progress is not None and self.body.return_progress:
-                        yield self._progress(number, event)
-                for sample in self.answer.take(number, events):
-                    is_due = sample.index not in self._opened or sample.n_unshown >= interval
-                    if (is_due or sample.finish_reason is not None) and (text := self._frames(sample)):
-                        yield text
+                if frames := self._of_batch(number, events, interval):
+                    yield frames
         finally:
             self._log()
         if self._has_usage_chunk:
             yield frame({**self._chunk([]), "usage": self.answer.usage()})
         self._keep_routing()
         yield DONE
+
+    def _of_batch(self, number: int, events: Sequence[Event], interval: int) -> str:
+        """All frames of a step in one text, since sending costs more than making them."""
+        frames = ""
+        for event in events:
+            if event.progress is not None and self.body.return_progress:
+                frames += self._progress(number, event)
+        for sample in self.answer.take(number, events):
+            is_due = sample.index not in self._opened or sample.n_unshown >= interval
+            if is_due or sample.finish_reason is not None:
+                frames += self._frames(sample)
+        return frames
 
     def failure(self, error: Exception) -> str:
         """The last frames of a stream that cannot go on."""
