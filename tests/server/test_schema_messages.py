@@ -45,10 +45,10 @@ def test_an_image_has_a_code_of_its_own() -> None:
 
 
 def test_parts_are_joined_and_a_developer_is_the_system() -> None:
-    parts = [{"type": "text", "text": "Once "}, {"type": "text", "text": "upon"}]
+    parts = [{"type": "text", "text": "Once"}, {"type": "text", "text": "upon"}]
     assert read_messages([{"role": "developer", "content": "a"}, {"role": "user", "content": parts}]) == [
         {"role": "system", "content": "a"},
-        {"role": "user", "content": "Once upon"},
+        {"role": "user", "content": "Once\n\nupon"},
     ]
 
 

@@ -1,7 +1,7 @@
 """`messages` as they come in: every shape that is none is refused with the turn and the part it is about.
 
-Text parts are joined; an image, a sound or a file is refused, and nothing is ever fetched. What comes out are turns of
-role and content (text), with `prefix`, `tool_calls` and `tool_call_id` where they were.
+Text parts are joined by a blank line; an image, a sound or a file is refused, and nothing is ever fetched. What comes
+out are turns of role and content (text), with `prefix`, `tool_calls` and `tool_call_id` where they were.
 """
 
 from collections.abc import Callable
@@ -94,7 +94,8 @@ def _content(content: Any, i: int, *, may_be_empty: bool) -> str:
         return content
     if type(content) is not list or not content:
         raise _wrong(i, "content", content, "text, or a list of text parts")
-    return "".join(_part(part, i, k) for k, part in enumerate(content))
+    texts = [_part(part, i, k) for k, part in enumerate(content)]
+    return "\n\n".join(text for text in texts if text)  # as mistral-common does
 
 
 def _part(part: Any, i: int, k: int) -> str:
