@@ -114,8 +114,7 @@ class FakeChat:
             yield _frame(_choice(text, place, body))
             await asyncio.sleep(self.pause)
         is_cut = len(texts) == body.get("max_tokens")
-        timings = {"predicted_per_second": 50.0}
-        yield _frame({"delta": {}, "finish_reason": "length" if is_cut else "stop"}, timings=timings)
+        yield _frame({"delta": {}, "finish_reason": "length" if is_cut else "stop"})
         yield f"data: {json.dumps({'choices': [], 'usage': {'completion_tokens': len(texts)}})}\n\n"
         yield "data: [DONE]\n\n"
 

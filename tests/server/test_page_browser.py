@@ -95,6 +95,7 @@ def test_type_stream_stop_again_go_on(sized: Chat, fake: FakeChat) -> None:
     fake.say = " and so on"
     sized("[title='Go on']").click()
     assert sized.wait() == begun + " and so on"
+    assert "".join(sized(".body .t").all_text_contents()) == sized.answer
     assert fake.asked[-1]["messages"][-1] == {"role": "assistant", "content": begun}
     assert fake.asked[-1]["continue_final_message"] is True
 
@@ -370,7 +371,7 @@ def test_settings_are_sent(chat: Chat, fake: FakeChat) -> None:
     plain = {k: v for k, v in fake.asked[-1].items() if k not in ("messages", "stream_options")}
     assert plain == {
         "model": "chat", "stream": True, "temperature": 0.7, "max_tokens": 512, "logprobs": True, "top_logprobs": 8,
-        "timings": True, "return_routing": "stream",
+        "return_routing": "stream",
     }  # fmt: skip
     chat.set(system="Be brief.", temperature="0", top_p="0.9", top_k="40", min_p="0.05", seed="7", stop="END\n\nof it")
     chat.set(presence_penalty="-0.5", frequency_penalty="0.5", repetition_penalty="1.1", max_tokens="3")

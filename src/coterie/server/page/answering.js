@@ -6,8 +6,10 @@ import { byId } from "./dom.js";
 
 /** Fills `node` (whose text may have begun) until the end, a failure, or `signal`. Never throws. */
 export async function fill(node, app, signal) {
-  Object.assign(node, { isStreaming: true, error: null, finish: null, model: app.model, usage: null, timings: null });
+  Object.assign(node, { isStreaming: true, error: null, finish: null, model: modelOf(node, app), usage: null });
   const heard = new Heard(node.text);
+  const start = performance.now();
+  closeGap(node);
   try {
     await streamChat(requestFor(node, app), signal, (chunk) => {
       take(node, chunk);
@@ -27,18 +29,30 @@ export async function fill(node, app, signal) {
   }
   heard.end(node.text);
   node.isStreaming = false;
+  node.seconds = (performance.now() - start) / 1000;
+}
+
+/** An answer that has begun goes on with the model it began with. */
+function modelOf(node, app) {
+  return (node.text !== "" && node.model) || app.model;
+}
+
+/** Tokens are told a little later than text: what an answer that was stopped lacks is one token, of which nothing is known. */
+function closeGap(node) {
+  const known = node.tokens.reduce((n, { text }) => n + text.length, 0);
+  if (node.text.length > known) node.tokens.push({ text: node.text.slice(known), logprob: null, top: null, experts: null, weights: null });
 }
 
 /** The request for this answer, with all that the page wants to know of it. */
 export function requestFor(node, app) {
   const path = [];
   for (let turn = node; turn.parent; turn = turn.parent) path.unshift(turn);
-  const isSparse = app.shape(app.model)?.is_sparse !== false;
+  const model = modelOf(node, app);
+  const isSparse = app.shape(model)?.is_sparse !== false;
   return {
-    model: app.model,
-    ...messagesOf(path, app.settings.value("system"), app.isChat(app.model)),
+    model,
+    ...messagesOf(path, app.settings.value("system"), app.isChat(model)),
     ...app.settings.body(),
-    timings: true,
     ...(isSparse && app.settings.value("routing") ? { return_routing: "stream" } : {}),
     ...(node.experts ? { experts: node.experts } : {}),
   };
@@ -46,7 +60,6 @@ export function requestFor(node, app) {
 
 function take(node, chunk) {
   if (chunk.usage) node.usage = chunk.usage;
-  if (chunk.timings) node.timings = chunk.timings;
   const choice = chunk.choices?.[0];
   if (!choice) return;
   node.text += choice.delta?.content ?? "";
@@ -58,7 +71,7 @@ function take(node, chunk) {
 export function tokensOf({ logprobs, routing }) {
   const entries = logprobs?.content ?? [];
   const texts = routing?.tokens;
-  if (!texts) return entries.map((entry) => token(entry.token, entry, null, null));
+  if (!texts?.length) return entries.map((entry) => token(entry.token, entry, null, null));
   const found = [];
   let k = 0;
   texts.forEach((text, i) => {

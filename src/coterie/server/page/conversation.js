@@ -8,7 +8,7 @@ export function newNode(parent, role, text = "") {
   lastId += 1;
   return {
     id: lastId, parent, role, text, tokens: [], children: [], chosen: 0,
-    model: null, finish: null, error: null, usage: null, timings: null, experts: null, isStreaming: false,
+    model: null, finish: null, error: null, usage: null, seconds: null, experts: null, isStreaming: false,
   };
 }
 
@@ -72,7 +72,7 @@ export class Conversation {
     const made = new Conversation();
     const read = (from, parent) => {
       const node = newNode(parent, String(from.role), String(from.text));
-      for (const name of ["model", "finish", "usage", "timings"]) node[name] = from[name] ?? null;
+      for (const name of ["model", "finish", "usage", "seconds"]) node[name] = from[name] ?? null;
       node.children = from.children.map((child) => read(child, node));
       node.chosen = Math.max(0, Math.min(Number(from.chosen) || 0, node.children.length - 1));
       return node;

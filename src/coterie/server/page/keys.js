@@ -23,6 +23,7 @@ export function wireKeys(app) {
     byId(id).querySelector("[data-close]").addEventListener("click", () => app.openDrawer(id, false));
   }
   document.addEventListener("keydown", (event) => {
+    if (event.isComposing) return;
     if (event.key === "Escape") escape(app, event);
     if (!event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
     const does = {

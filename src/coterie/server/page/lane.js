@@ -189,7 +189,7 @@ export class Lane {
     const counts = new Map();
     for (const { text } of taken) counts.set(text, (counts.get(text) ?? 0) + 1);
     const most = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 40);
-    const chips = most.map(([text, n]) => el("li", { class: "mono" }, shown(text), n > 1 ? el("span", { class: "soft" }, ` ×${n}`) : null));
+    const chips = most.map(([text, n]) => el("li", { class: "mono" }, shown(text).replaceAll("\n", ""), n > 1 ? el("span", { class: "soft" }, ` ×${n}`) : null));
     const again = this.node.isStreaming ? null
       : el("button", { type: "button", class: "link", on: { click: () => this.onBan(layer, expert) } }, "Answer again without this expert");
     return [title, el("ul", { class: "chips", "aria-label": "Its tokens, the most frequent first" }, ...chips), again];

@@ -295,13 +295,13 @@ class App {
 
   async showPrompt() {
     const node = newNode(this.conversation.last, "user", byId("ask").value);
-    const { messages, continue_final_message } = requestFor(node.text ? node : this.conversation.last, this);
+    const { model, messages, continue_final_message } = requestFor(node.text ? node : this.conversation.last, this);
     if (!messages?.some((message) => message.content)) {
       this.notice("There is no prompt yet: write something first.");
       return;
     }
     try {
-      const { token_strs: pieces, count, max_model_len: limit, chat_form: form } = await showPrompt({ model: this.model, messages, continue_final_message });
+      const { token_strs: pieces, count, max_model_len: limit, chat_form: form } = await showPrompt({ model, messages, continue_final_message });
       this.notice(null);
       byId("prompt-about").textContent = `${counted(count, "token")} of ${limit.toLocaleString("en")} · ${form ? `chat form ${form}` : "no chat form: the text as it is"}`;
       byId("prompt-text").replaceChildren(...pieces.map((piece) => el("span", { class: "piece" }, piece.replace(/▁/g, " ").replace(/^<0x0A>$/, "↵\n"))));

@@ -193,13 +193,12 @@ class Answer extends Turn {
     this.foot.replaceChildren(...parts.filter(Boolean));
   }
 
-  /** "84 tokens, 52 a second, max tokens reached" */
+  /** "84 tokens in 1.6 s · cut at max tokens" */
   facts() {
-    const { usage, timings, finish, experts, tokens } = this.node;
-    const n = usage?.completion_tokens ?? tokens.length;
+    const { usage, seconds, finish, experts } = this.node;
+    const n = usage?.completion_tokens;
     const said = [];
-    if (n) said.push(counted(n, "token"));
-    if (timings?.predicted_per_second > 0 && n > 8) said.push(`${timings.predicted_per_second.toFixed(timings.predicted_per_second < 10 ? 1 : 0)} a second`);
+    if (n && seconds) said.push(`${counted(n, "token")} in ${seconds.toFixed(seconds < 10 ? 1 : 0)} s`);
     if (finish === "length" || finish === "model_length") said.push("cut at max tokens");
     if (finish === "stopped") said.push("stopped");
     for (const [layer, expert] of experts?.ban ?? []) said.push(`without expert ${expert} of layer ${layer}`);
