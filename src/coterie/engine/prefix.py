@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from coterie.kernels.pages import PAGE
 
-__all__ = ["Match", "PrefixTree"]
+__all__ = ["NOWHERE", "Match", "PrefixTree"]
 
 Tokens = tuple[int, ...]
 NOWHERE = -1

@@ -24,7 +24,7 @@ from coterie.server.models import Models
 from coterie.server.settings import Settings
 from coterie.server.state import State
 
-__all__ = ["ROUTE_MODULES", "build_app"]
+__all__ = ["ROUTE_MODULES", "App", "build_app"]
 
 ROUTE_MODULES = (  # each has `routes(state) -> list[Route]`
     *(chat, completions, embeddings, fim, health, metrics, model_list, openapi, page, routing_routes),

@@ -10,7 +10,7 @@ from typing import Any
 
 from coterie.errors import CheckpointError, ContextError, CoterieError, RequestError, ResourceError
 
-__all__ = ["ApiError", "internal", "refused", "translated", "unavailable"]
+__all__ = ["ApiError", "internal", "refused", "retry_after", "translated", "unavailable"]
 
 _TYPES = {
     400: "invalid_request_error",

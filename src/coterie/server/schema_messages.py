@@ -13,7 +13,7 @@ from pydantic_core import core_schema
 from coterie.server.failures import ApiError, refused
 from coterie.server.schema_fields import shown
 
-__all__ = ["MESSAGES", "MOST_MESSAGES", "read_messages"]
+__all__ = ["MESSAGES", "MOST_MESSAGES", "read_messages", "unknown_keys"]
 
 MOST_MESSAGES = 4096
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
