@@ -36,7 +36,7 @@ def test_nothing_stays_of_those_who_leave(probe: Probe, is_full: bool, figure: A
 
     def leave(i: int) -> int:
         chance = random.Random(seed + i)
-        seconds = chance.choice((0.0, 0.002, 0.02, chance.uniform(0, 0.2), chance.uniform(0, 1)))
+        seconds = chance.choice((0.0, 0.01, chance.uniform(0, 0.3), chance.uniform(0, 1.5), chance.uniform(0, 3)))
         return read_a_while(
             probe.url,
             random_request(chance, i),

@@ -4,6 +4,7 @@ Whoever is let in is answered as fast as when nobody is turned away, and the ser
 """
 
 import json
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -30,12 +31,12 @@ def probe(start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFac
 
 
 def crowd(probe: Probe, n_clients: int, seconds: float) -> list[Reply]:
-    """What so many clients get in so long; who is turned away comes again a little later, sooner than asked to."""
+    """What so many clients get in so long; who is turned away comes again after about a second."""
 
     def one(i: int, k: int) -> Reply:
         reply = ask(probe.url, "POST", "/v1/completions", body_of(16, seed=i * 10_000 + k), wait=120)
         if reply.status == 429:
-            time.sleep(0.05)
+            time.sleep(random.uniform(0.5, 1.5))
         return reply
 
     with Repeated(one, n_clients) as repeated:
@@ -54,7 +55,7 @@ def test_ten_times_as_many_as_there_are_places(probe: Probe, is_full: bool, figu
     admitted = [reply for reply in replies if reply.status == 200]
     refused = [reply for reply in replies if reply.status == 429]
     assert len(admitted) + len(refused) == len(replies), {reply.status for reply in replies}
-    assert len(refused) > len(admitted) > CAPACITY
+    assert len(refused) >= 9 * CAPACITY and len(admitted) > CAPACITY
     for reply in admitted:
         assert reply.json()["usage"]["completion_tokens"] == 16, reply.text
     for reply in refused:
@@ -67,7 +68,7 @@ def test_ten_times_as_many_as_there_are_places(probe: Probe, is_full: bool, figu
         "overload", clients=10 * CAPACITY, places=CAPACITY, admitted=len(admitted), refused=len(refused),
         admitted_s=statistics.median(r.seconds for r in admitted),
         admitted_alone_s=statistics.median(r.seconds for r in served),
-        answers_per_s=len(admitted) / seconds, answers_per_s_alone=len(served) / seconds,
+        answers_per_s=len(admitted) / seconds, answers_alone_per_s=len(served) / seconds,
         refusal_ms=1e3 * statistics.median(r.seconds for r in refused), memory_mb=grown / 1e6,
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ TEXT = "/v1/completions"
 
 
 def test_memory_is_flat_and_nothing_gets_stuck(is_full: bool, figure: Any) -> None:
-    seconds = 1800.0 if is_full else 25.0
+    seconds = 1800.0 if is_full else 20.0
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
 
@@ -42,7 +42,7 @@ def test_memory_is_flat_and_nothing_gets_stuck(is_full: bool, figure: Any) -> No
     with script("faulty_server.py", "cache_tokens=32768", "max_live=8") as server:
         url, probe = server.url, Probe(server.url, server.pid)
         with Repeated(one, N_CLIENTS):
-            time.sleep(min(60.0, seconds / 4))  # the cache of prefixes fills up, the allocator's arenas grow
+            time.sleep(60.0 if is_full else 5.0)  # the cache of prefixes fills up, the allocator's arenas grow
         before, samples = probe.at_rest(), []
         with Neighbours(url, n_tokens=12) as neighbours, Repeated(one, N_CLIENTS) as clients:
             end = time.monotonic() + seconds
