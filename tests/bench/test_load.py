@@ -15,13 +15,10 @@ from coterie.bench.prompts import Prompt
 PROMPT = Prompt({"prompt": "x", "max_tokens": 2})
 
 
-def loaded(api: Callable[..., Any], answer: Any, n: int, stop_after: float | None = None, **options: Any) -> Any:
+def loaded(api: Callable[..., Any], answer: Any, n: int, **options: Any) -> Any:
     async def run() -> tuple[Run, Any]:
         async with api({"/v1/completions": answer}) as fake:
-            stop = asyncio.Event()
-            if stop_after is not None:
-                asyncio.get_running_loop().call_later(stop_after, stop.set)
-            return await run_load(fake.client, "/v1/completions", [PROMPT] * n, {}, stop=stop, **options), fake
+            return await run_load(fake.client, "/v1/completions", [PROMPT] * n, {}, **options), fake
 
     return asyncio.run(run())
 
@@ -44,9 +41,16 @@ def test_a_rate_is_kept_whatever_the_server_does(api: Callable[..., Any], answer
 
 
 def test_stopping_keeps_what_has_ended(api: Callable[..., Any], answers: Any) -> None:
-    run, _ = loaded(api, answers.tokens("ab", 0.02), 1000, stop_after=0.3, max_concurrency=2)
-    assert run.is_stopped and 1 <= len(run.outcomes) < 100 and run.seconds < 3
-    run, _ = loaded(api, answers.tokens("ab", 30), 3, stop_after=0.1)
+    stop = asyncio.Event()
+
+    def on_done(done: int, total: int) -> None:
+        if done == 3:
+            stop.set()
+
+    run, _ = loaded(api, answers.tokens("ab", 0.02), 1000, max_concurrency=2, stop=stop, on_done=on_done)
+    assert run.is_stopped and 3 <= len(run.outcomes) < 10 and run.seconds > 0
+    stop.set()
+    run, _ = loaded(api, answers.tokens("ab", 30), 3, stop=stop)
     assert run.is_stopped and run.outcomes == []
 
 
