@@ -106,6 +106,7 @@ class FakeChat:
         texts = tokens_of(self.say)[: body.get("max_tokens", 1000)]
         for place, text in enumerate(texts):
             if question == "break" and place == 5:
+                await asyncio.sleep(0.3)  # a browser drops what it has not read yet
                 raise ConnectionResetError
             if question == "fail" and place == 5:
                 error = {"message": "the logits are not finite", "code": "engine_error"}

@@ -24,7 +24,8 @@ def browser() -> Iterator[Browser]:
 
 
 class Chat:
-    """One page. `complaints` are errors of the console and of scripts, requests to anywhere else, dialogs."""
+    """One page. `complaints` are errors of the console and of scripts, requests to anywhere else, other windows,
+    dialogs."""
 
     def __init__(self, page: Page, url: str, *, has_models: bool = True):
         self.page, self.url = page, url
@@ -32,6 +33,7 @@ class Chat:
         page.on("console", lambda m: self._note(m.type, m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda e: self._note("script", str(e)))
         page.on("request", lambda r: None if r.url.startswith((url, "blob:" + url)) else self._note("request", r.url))
+        page.on("popup", lambda p: self._note("popup", p.url))
         page.on("dialog", lambda d: (self._note("dialog", d.message), d.dismiss()))
         page.set_default_timeout(10_000)
         page.goto(url)
