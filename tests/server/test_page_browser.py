@@ -447,6 +447,7 @@ def test_a_server_with_keys(chromium: Browser, fake: FakeChat) -> None:
         fake.key = "changed"
         chat.ask("Hello")
         expect(chat(".problem p")).to_contain_text("needs an API key")
+        expect(chat(".problem button")).to_have_text(["Enter the key", "Try again"])
 
 
 def test_prompt_export_chats(chat: Chat, fake: FakeChat, tmp_path: Path) -> None:
@@ -576,6 +577,15 @@ def test_with_the_model_that_ships(chromium: Browser, server: Any) -> None:
         branched = chat.wait()
         kept = "".join(chat(".tok").nth(i).text_content() for i in range(5)).replace("↵", "")
         assert branched.startswith(kept + word) and branched != text
+        place = chat(".cell").evaluate_all(
+            "all => all.findIndex(c => Number(c.style.getPropertyValue('--heat')) > 0.3)"
+        )
+        chat(".cell").nth(place).click()
+        chat("text=Answer again without this expert").click()
+        chat.wait()
+        expect(chat(".facts")).to_contain_text(f"without expert {place % 8} of layer {place // 8}")
+        chat(".cell").nth(place).click()
+        expect(chat(".detail .what")).to_contain_text("took 0 of 24 tokens")
         chat("#show-prompt").click()
         expect(chat("#prompt-text")).to_contain_text("Il était une fois")
         assert chat.complaints == [] and chat.overflow <= 0

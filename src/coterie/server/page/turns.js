@@ -162,16 +162,19 @@ class Answer extends Turn {
     const { error } = this.node;
     this.problem.hidden = !error;
     if (!error) return;
-    const choice = error.status === 401
-      ? button(null, "Enter the key", () => this.app.openSettings("key"), { word: "Enter the key", class: "small-primary" })
-      : button(null, "Try again", () => this.app.retry(this.node), { word: "Try again", class: "small-primary", disabled: this.app.isBusy });
-    this.problem.replaceChildren(el("p", {}, error.sentence), choice);
+    const choices = [button(null, "Try again", () => this.app.retry(this.node), { word: "Try again", class: "small-primary", disabled: this.app.isBusy })];
+    if (error.status === 401) choices.unshift(button(null, "Enter the key", () => this.app.openSettings("key"), { word: "Enter the key" }));
+    this.problem.replaceChildren(el("p", {}, error.sentence), ...choices);
   }
 
   showFoot() {
     const { node, app } = this;
     if (node.isStreaming) {
       this.foot.replaceChildren(this.siblings() ?? "");
+      return;
+    }
+    if (node.error && node.text === "") {
+      this.foot.replaceChildren(this.siblings() ?? ""); // "Try again" is all there is to do
       return;
     }
     const isBusy = app.isBusy;
