@@ -1,23 +1,18 @@
 // The page: one conversation at a time, the others at hand, and what the buttons and keys do.
 
-import { listModels, showModel, showPrompt } from "./api.js";
 import { Alternatives } from "./alternatives.js";
-import { fill, requestFor } from "./answering.js";
+import { fill } from "./answering.js";
 import { Chats } from "./chats.js";
-import { newNode } from "./conversation.js";
-import { byId, counted, el, oncePerFrame, say } from "./dom.js";
+import { byId, oncePerFrame, say } from "./dom.js";
 import { wireKeys, wireTheme } from "./keys.js";
+import { Models } from "./models.js";
+import { exportJson, showThePrompt } from "./prompt.js";
 import { Settings } from "./settings.js";
 import { viewOf } from "./turns.js";
 
-const IDEAS = {
-  chat: ["Why does a mixture of experts read fast?", "Explain rainbows to a child of six.", "Write a haiku about a library at night."],
-  base: ["Il était une fois", "Once upon a time there was", "Es war einmal"],
-};
-
 class App {
   constructor() {
-    this.models = new Map();
+    this.models = new Models(this);
     this.views = new Map(); // node -> view, of turns that are or were shown
     this.stopping = null; // AbortController of the answer in the making
     this.isLaneOpen = false;
@@ -29,7 +24,7 @@ class App {
     wireKeys(this);
     wireTheme();
     this.render();
-    this.findModels();
+    this.models.find();
   }
 
   wire() {
@@ -42,16 +37,23 @@ class App {
     byId("stop").addEventListener("click", () => this.stop());
     byId("new-chat").addEventListener("click", () => this.newChat());
     byId("toggle-lane").addEventListener("click", () => this.toggleLane());
-    byId("show-prompt").addEventListener("click", () => this.showPrompt());
-    byId("export").addEventListener("click", () => this.export());
+    byId("show-prompt").addEventListener("click", () => showThePrompt(this));
+    byId("export").addEventListener("click", () => exportJson(this));
     byId("show-help").addEventListener("click", () => byId("help").showModal());
-    byId("model").addEventListener("change", () => this.onModel());
   }
 
   // --- what there is
 
   get model() {
-    return byId("model").value || null;
+    return this.models.chosen;
+  }
+
+  shape(id) {
+    return this.models.shape(id);
+  }
+
+  isChat(id) {
+    return this.models.isChat(id);
   }
 
   get isBusy() {
@@ -60,54 +62,6 @@ class App {
 
   get conversation() {
     return this.chats.current;
-  }
-
-  shape(id) {
-    return this.models.get(id)?.coterie ?? null;
-  }
-
-  /** Whether a model answers; one that has no chat form goes on with the text. Not known before it is loaded. */
-  isChat(id) {
-    return this.shape(id)?.chat_form !== null;
-  }
-
-  async findModels() {
-    try {
-      const before = this.model;
-      this.models = new Map((await listModels()).map((card) => [card.id, card]));
-      byId("model").replaceChildren(...[...this.models.keys()].map((id) => el("option", { value: id, selected: id === before }, id)));
-      this.notice(null);
-    } catch (error) {
-      this.notice(error.message);
-      if (error.status === 401) this.openSettings("key");
-    }
-    this.onModel();
-  }
-
-  onModel() {
-    const shape = this.shape(this.model);
-    const isKnown = shape?.n_layers !== undefined;
-    byId("shape").textContent = !isKnown ? "" : shape.is_sparse
-      ? `${shape.n_layers} layers × ${shape.n_experts} experts, ${shape.top_k} a token` : `${shape.n_layers} layers, no experts`;
-    const isBase = !this.isChat(this.model);
-    byId("about").textContent = isBase
-      ? "This model is not tuned for chat: it continues your text."
-      : "Open Experts to see which of them reads each token; point at a word to see what else it could have been.";
-    byId("greeting").textContent = isBase ? "Begin a text, and watch who goes on." : "Ask something, and watch who answers.";
-    byId("ask").placeholder = isBase ? "Begin a text" : "Write a message";
-    byId("ideas").replaceChildren(...IDEAS[isBase ? "base" : "chat"].map((idea) =>
-      el("li", {}, el("button", { type: "button", class: "idea", on: { click: () => this.use(idea) } }, idea))));
-    byId("toggle-lane").disabled = isKnown && !shape.is_sparse;
-    this.render();
-  }
-
-  /** A model that was not in memory is when it has answered: then its shape is known. */
-  async refreshModel(id) {
-    if (!id || this.shape(id)?.n_layers !== undefined) return;
-    try {
-      this.models.set(id, await showModel(id));
-      this.onModel();
-    } catch { /* it was only for show */ }
   }
 
   // --- what one can do
@@ -204,7 +158,7 @@ class App {
     this.render();
     say(node.error ? "" : node.finish === "stopped" ? "Stopped" : "Answer complete");
     this.chats.keep();
-    this.refreshModel(node.model);
+    this.models.refresh(node.model);
   }
 
   stop() {
@@ -275,7 +229,7 @@ class App {
   }
 
   onSetting(name) {
-    if (name === "key") this.findModels();
+    if (name === "key") this.models.find();
     if (name === "keep") this.chats.keep();
     if (name === "markdown") this.render();
   }
@@ -291,32 +245,6 @@ class App {
     opener.setAttribute("aria-expanded", String(isOpen));
     if (isOpen) byId(id).querySelector("button").focus();
     else opener.focus();
-  }
-
-  async showPrompt() {
-    const node = newNode(this.conversation.last, "user", byId("ask").value);
-    const { model, messages, continue_final_message } = requestFor(node.text ? node : this.conversation.last, this);
-    if (!messages?.some((message) => message.content)) {
-      this.notice("There is no prompt yet: write something first.");
-      return;
-    }
-    try {
-      const { token_strs: pieces, count, max_model_len: limit, chat_form: form } = await showPrompt({ model, messages, continue_final_message });
-      this.notice(null);
-      byId("prompt-about").textContent = `${counted(count, "token")} of ${limit.toLocaleString("en")} · ${form ? `chat form ${form}` : "no chat form: the text as it is"}`;
-      byId("prompt-text").replaceChildren(...pieces.map((piece) => el("span", { class: "piece" }, piece.replace(/▁/g, " ").replace(/^<0x0A>$/, "↵\n"))));
-      byId("prompt").showModal();
-    } catch (error) {
-      this.notice(error.message);
-    }
-  }
-
-  export() {
-    const settings = { ...this.settings.body(), system: this.settings.value("system") };
-    const data = { ...this.conversation.toJSON(), model: this.model, settings };
-    const url = URL.createObjectURL(new Blob([JSON.stringify(data, null, 1)], { type: "application/json" }));
-    el("a", { href: url, download: "conversation.json" }).click();
-    setTimeout(() => URL.revokeObjectURL(url), 10000);
   }
 }
 
