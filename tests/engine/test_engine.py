@@ -78,9 +78,9 @@ def test_samples_share_the_reading_of_the_prompt(counting: SimpleNamespace, byte
 
 
 def test_a_prompt_is_read_beside_those_that_decode(counting: SimpleNamespace, byte_tokenizer: object) -> None:
-    """Each step gives the one that decodes its token, and the prompt the room that is left."""
+    """Each step gives the one that decodes its token, and the prompt the rest of a quarter of the room."""
     model = counting.Model()
-    engine = Engine(model, byte_tokenizer, chunk=4)
+    engine = Engine(model, byte_tokenizer, chunk=16)
     engine.add(counting.request("a", max_tokens=9))
     engine.step()
     engine.add(counting.request("k" * 10, max_tokens=2))

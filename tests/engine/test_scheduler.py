@@ -62,9 +62,10 @@ def test_looking_takes_nothing_and_cancelling_leaves_no_trace() -> None:
     [
         ([10], 4, [4]),
         ([3, 4], 100, [3, 4]),
-        ([10, 1, 10], 8, [6, 1, 1]),
+        ([10, 1, 9], 8, [4, 1, 3]),
+        ([128] * 4, 256, [128, 128, 0, 0]),  # as many as can be are done with
         ([500, 10], 64, [54, 10]),  # the short one is read at once
-        ([500, 500], 64, [48, 16]),
+        ([500, 500], 64, [64, 0]),
         ([500, 500, 500], 1, [1, 0, 0]),
     ],
 )

@@ -1,9 +1,10 @@
 """Requests in, tokens out: sequences join and leave at every step, prompts are read while others decode.
 
 A call of `step` is one forward pass: one new token of every sequence that is decoding, with a draft of those after it
-where drafts are on, and beside them prompt tokens up to `chunk` rows in all. The n samples of a request share the
-reading of its prompt, and requests that begin alike share what the cache has kept. What goes wrong with one sequence is
-its own end and nobody else's. A step's events come in no order between sequences.
+where drafts are on, and beside them prompt tokens: up to `chunk` rows in all, a quarter of that where somebody waits
+for a token. The n samples of a request share the reading of its prompt, and requests that begin alike share what the
+cache has kept. What goes wrong with one sequence is its own end and nobody else's. A step's events come in no order
+between sequences.
 """
 
 import os
@@ -209,7 +210,7 @@ class Engine:
         drafts = drafts or [[]] * len(decoding)
         parts = [Part(s, [s.next_id, *d], len(d)) for s, d in zip(decoding, drafts, strict=True)]
         if reading:
-            room = max(1, self._chunk - len(parts))
+            room = max(1, (self._chunk // 4 if parts else self._chunk) - len(parts))
             for s, n in zip(reading, shares(reading, room), strict=True):
                 if n:
                     parts.append(Part(s, s.request.prompt_ids[s.n_read : s.n_read + n]))

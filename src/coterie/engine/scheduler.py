@@ -5,10 +5,10 @@ waited longest for a turn; its own requests come in the order of their arrival. 
 has room for it beside all that are at work, grown as long as they may become (`memory.py`). So nothing runs out in the
 middle; and the one whose turn it is blocks those behind it, or a large one would wait forever.
 
-Prompt tokens of a pass are shared as water finds its level: equally between owners, what one leaves going to the
-others; then half of an owner's share equally between its prompts, so that a short one is read at once behind a long
-one, and the other half to the first, so that long ones end one after the other and not all at the end.
-Example: 8 tokens for one owner's prompts of 10, 1 and 10: a level of 4 is 2, 1 and 1; the first takes the rest: 6, 1, 1
+Prompt tokens of a pass are shared equally between owners, what one leaves going to the others. Half of an owner's share
+goes to the shortest of what is unread, so that a short prompt is read at once behind a long one; the other half to the
+first, so that no long one waits for ever. Prompts end one after the other, not all at the end.
+Example: 8 tokens for one owner's prompts of 10, 1 and 9: 1 and 3 to the shortest two; the first takes the rest: 4, 1, 3
 """
 
 from collections import deque
@@ -83,12 +83,14 @@ def shares(reading: Items[Sequence], room: int) -> list[int]:
 
 
 def _shares_of_owner(unread: list[int], room: int) -> list[int]:
-    found = _level(unread, room // 2)
-    left = room - sum(found)
-    for i, n in enumerate(unread):
-        more = min(left, n - found[i])
-        found[i] += more
-        left -= more
+    found = [0] * len(unread)
+    shortest_first = sorted(range(len(unread)), key=unread.__getitem__)
+    for order, part in ((shortest_first, room // 2), (range(len(unread)), room - room // 2)):
+        left = part
+        for i in order:
+            n = min(left, unread[i] - found[i])
+            found[i] += n
+            left -= n
     return found
 
 
