@@ -143,8 +143,6 @@ class Observed:
     def on_events(self, ticket: "Ticket", events: "list[Event]", now: float) -> None:
         if ticket.is_done:
             return
-        if ticket.started_at is None:
-            self._queue.observe(now - ticket.submitted_at)
         for event in events:
             if event.token_id is not None:
                 break
@@ -160,6 +158,8 @@ class Observed:
         self._whole.observe(time.monotonic() - ticket.submitted_at)
         self._prompt.observe(ticket.n_prompt)
         self._generation.observe(ticket.n_written)
+        if ticket.started_at is not None:
+            self._queue.observe(ticket.started_at - ticket.submitted_at)
         first, last = ticket.first_token_at, ticket.last_token_at
         if first is not None and last is not None:
             self._prefill.observe(first - (ticket.started_at or ticket.submitted_at))

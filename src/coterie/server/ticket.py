@@ -113,13 +113,17 @@ class Ticket:
         self.finish_reason = "error"
         self._end()
 
+    def begin(self, began: float) -> None:
+        """The first step that it was in began then; later ones change nothing."""
+        if self.started_at is None and not self.is_done:
+            self.started_at = began
+            self._restart_timer()
+
     def deliver(self, events: Sequence[Event], now: float) -> None:
-        """Take a step's events; too many that nobody reads end it."""
+        """Take the events of a step that ended at `now`; too many that nobody reads end it."""
         if self.is_done:
             return
-        if self.started_at is None:
-            self.started_at = now
-            self._restart_timer()
+        self.begin(now)
         for event in events:
             self._take(event, now)
         if not self._open:

@@ -172,9 +172,10 @@ class Worker:
                 self._finished_at.append(self.last_used)
             self.observer.on_finish(ticket)
 
-    def _deliver(self, work: list[tuple[Ticket, list[Event]]]) -> None:
-        now = time.monotonic()
+    def _deliver(self, work: list[tuple[Ticket, list[Event]]], began: float, now: float) -> None:
+        """The events of a step that took from `began` to `now`."""
         for ticket, events in work:
+            ticket.begin(max(began, ticket.submitted_at))  # it may have come in the middle of a step before
             self.observer.on_events(ticket, events, now)
             ticket.deliver(events, now)
             if ticket.is_done:
@@ -188,8 +189,8 @@ class Worker:
                 if not self._take_in():
                     return
                 if not self.engine.is_idle:
-                    self._step_since = time.monotonic()
-                    self._hand_over(self.engine.step())
+                    self._step_since = began = time.monotonic()
+                    self._hand_over(self.engine.step(), began)
             except Exception:
                 _log.exception("a step of %s failed", self.lm.name)
                 self._start_anew()
@@ -228,8 +229,9 @@ class Worker:
         else:
             self._works[ticket.number] = _Work(ticket, ticket.request.params.n)
 
-    def _hand_over(self, events: Iterable[Event]) -> None:
-        """All of a step's events in one call to the loop."""
+    def _hand_over(self, events: Iterable[Event], began: float) -> None:
+        """All of a step's events in one call to the loop, with the step's own times: the loop may be late."""
+        now = time.monotonic()
         batches: dict[Ticket, list[Event]] = {}
         for event in events:
             if event.cause is not None and not isinstance(event.cause, CoterieError):
@@ -240,7 +242,8 @@ class Worker:
                 if work.n_open == 0:
                     del self._works[event.request]
         for loop in {ticket.loop for ticket in batches}:  # one, but for tests
-            _call(loop, self._deliver, [(t, batch) for t, batch in batches.items() if t.loop is loop])
+            mine = [(t, batch) for t, batch in batches.items() if t.loop is loop]
+            _call(loop, self._deliver, mine, began, now)
 
     def _start_anew(self) -> None:
         self._failed_at.append(time.monotonic())
