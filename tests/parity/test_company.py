@@ -144,7 +144,7 @@ def test_company_changes_no_bit(
     asked = questions(str(options.get("cache_type", "auto")))
     for seed in range(20 if is_full else 2):  # the second time prompts are at hand, and some leave
         n_checked = 0
-        for question, answers in play(engine, asked, random.Random(seed), 0.1 * (seed % 2)):
+        for question, answers in play(engine, asked, random.Random(seed), 0.03 * (seed % 2)):
             expected = asked[question][1]
             assert answers.keys() == expected.keys()
             for sample, answer in answers.items():
