@@ -5,6 +5,7 @@ weight g is <a, d>, with a = silu(gate) · up of the pair and d = downᵀ · gra
 no output of an expert is kept for it (SonicMoE, arXiv 2512.14080, section 3). Weights' gradients are written once, in
 slices of one tensor; a `.grad` that is there already takes them in place.
 
+On a card of Hopper's kind or later it is `gpu_training`'s grouped products, and nothing waits for the counts.
 In bf16 the whole block is two native calls where the processor multiplies that. Elsewhere in 16 bits on a CPU torch
 compiles a product anew for every number of rows that it meets, which takes as long as a quarter of the product. There
 an expert's slices are a little too long, a multiple of 32 rows: what a product writes beyond its expert the next
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.kernels import training, training_products
+from coterie.kernels import gpu_training, training, training_products
 
 __all__ = ["slice_step", "sparse_ffn_training"]
 
@@ -31,6 +32,8 @@ def sparse_ffn_training(
     An id of -1 adds nothing, and a weight in its slot gets no gradient. `ids_TK` int32; x and the experts of one dtype.
     """
     weights_TK = weights_TK.to(torch.promote_types(x_TD.dtype, torch.float32))
+    if gpu_training.has_grouped_products(x_TD, gate_up_E2FD, down_EDF):
+        return gpu_training.sparse_ffn(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF)
     function = _NativeFFN if training_products.has_products(x_TD, gate_up_E2FD, down_EDF) else _SparseFFN
     y_TD: Tensor = function.apply(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF)  # type: ignore[no-untyped-call]
     return y_TD

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.kernels import cpu, training_reference
+from coterie.kernels import cpu, gpu_training, training_reference
 from coterie.kernels.training_reference import AdamSettings, Pairs
 
 __all__ = [
@@ -52,7 +52,9 @@ def is_usable(*tensors: Tensor) -> bool:
 
 
 def operations(*tensors: Tensor) -> Any:
-    """The module to take the operations from: this one or its twin."""
+    """The module to take the operations from: on a card that of Triton's kernels, else this one or its twin."""
+    if gpu_training.is_usable(*tensors):
+        return gpu_training.operations()
     return _THIS if is_usable(*tensors) else training_reference
 
 
