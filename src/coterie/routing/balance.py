@@ -32,9 +32,20 @@ CONVENTIONS = ("transformers", "megatron", "megablocks", "deepspeed", "switch")
 
 def expert_counts(routing: Routing, mask_T: Tensor | None = None) -> Tensor:
     """How many (token, slot) pairs each expert got: float32 [E], unused slots and padding left out."""
+    n_experts = routing.logits_TE.shape[-1]
+    if not routing.ids_TK.is_cpu:
+        return _counts_without_waiting(routing.ids_TK, n_experts, mask_T)
     ids = routing.ids_TK if mask_T is None else routing.ids_TK[mask_T]
     used = ids[ids >= 0].long()
-    return torch.bincount(used, minlength=routing.logits_TE.shape[-1]).float()
+    return torch.bincount(used, minlength=n_experts).float()
+
+
+def _counts_without_waiting(ids_TK: Tensor, n_experts: int, mask_T: Tensor | None) -> Tensor:
+    """The same on a card, where the host would wait for the number of rows that a mask leaves."""
+    is_used = ids_TK >= 0 if mask_T is None else (ids_TK >= 0) & mask_T[:, None]
+    place = torch.where(is_used, ids_TK, n_experts).flatten().long()
+    ones = torch.ones(place.shape, device=place.device)
+    return torch.zeros(n_experts + 1, device=place.device).scatter_add_(0, place, ones)[:-1]
 
 
 def load_balancing_loss(routing: Routing, mask_T: Tensor | None = None) -> Tensor:
@@ -42,12 +53,12 @@ def load_balancing_loss(routing: Routing, mask_T: Tensor | None = None) -> Tenso
 
     One layer, its ideal value 1 whatever K (transformers' loss has the ideal K: see `translate_coefficient`).
     """
-    return _load_balance(expert_counts(routing, mask_T), _mean(_kept(routing.logits_TE, mask_T).softmax(-1)))
+    return _load_balance(expert_counts(routing, mask_T), _mean(routing.logits_TE.softmax(-1), mask_T))
 
 
 def z_loss(routing: Routing, mask_T: Tensor | None = None) -> Tensor:
     """Mean of logsumexp(logits)² (arXiv 2202.08906, eq. 5): keeps router logits small."""
-    return _mean(_kept(routing.logits_TE, mask_T).logsumexp(-1).square())
+    return _mean(routing.logits_TE.logsumexp(-1).square(), mask_T)
 
 
 def importance_loss(routing: Routing, mask_T: Tensor | None = None) -> Tensor:
@@ -99,14 +110,14 @@ class LoadBalance:
         if not routings:
             return torch.zeros(())
         counts_LE = torch.stack([expert_counts(r, rows.mask_T) for r in routings])
-        share_LTE = torch.stack([_kept(r.logits_TE, rows.mask_T).softmax(-1) for r in routings])
-        self._add(counts_LE, share_LTE.detach().sum(1))
+        share_LE = torch.stack([_sum(r.logits_TE.softmax(-1), rows.mask_T) for r in routings])
+        self._add(counts_LE, share_LE.detach())
         if self.scope == "sequence":
             return torch.stack([_by_sequence(r, rows) for r in routings]).mean()
         if self.scope == "global":
             assert self._counts_LE is not None
             counts_LE = self._reduce(self._counts_LE.clone())
-        return _load_balance(counts_LE, _mean(share_LTE, 1)).mean()
+        return _load_balance(counts_LE, share_LE / _count(routings[0].logits_TE, rows.mask_T)).mean()
 
     def exact(self) -> list[float]:
         """The loss of each layer over the step so far as one, all micro-batches and ranks, whatever the scope."""
@@ -167,9 +178,23 @@ def _kept(x: Tensor, mask_T: Tensor | None) -> Tensor:
     return x if mask_T is None else x[mask_T]
 
 
-def _mean(x: Tensor, dim: int = 0) -> Tensor:
+def _sum(x_T: Tensor, mask_T: Tensor | None) -> Tensor:
+    """Over the tokens that the mask keeps; x [T, ...]. A card does not wait to learn how many they are."""
+    if mask_T is None or x_T.is_cpu:
+        return _kept(x_T, mask_T).sum(0)
+    return torch.where(mask_T.view(-1, *[1] * (x_T.ndim - 1)), x_T, 0).sum(0)
+
+
+def _count(x_T: Tensor, mask_T: Tensor | None) -> Tensor | int:
+    """How many tokens those are, 1 at least."""
+    if mask_T is None:
+        return max(1, len(x_T))
+    return max(1, int(mask_T.sum())) if x_T.is_cpu else mask_T.sum().clamp(min=1)
+
+
+def _mean(x_T: Tensor, mask_T: Tensor | None) -> Tensor:
     """Over the tokens; 0 where there is none."""
-    return x.sum(dim) / max(1, x.shape[dim])
+    return _sum(x_T, mask_T) / _count(x_T, mask_T)
 
 
 def _load_balance(counts_E: Tensor, probability_E: Tensor) -> Tensor:

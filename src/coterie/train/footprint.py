@@ -14,11 +14,11 @@ from coterie.config import ModelConfig
 from coterie.kernels.training import has_causal_attention
 from coterie.model import Transformer
 from coterie.train.initialise import muon_matrices
+from coterie.train.loss import rows_of_block
 from coterie.train.recipe import Train
 
 __all__ = ["Activations", "Footprint", "Static", "activations", "footprint", "static_memory"]
 
-_LOSS_BLOCK = 512  # rows of logits that the fused loss holds at a time
 _CAUSAL_BLOCK, _MOST_BLOCKS = 128, 16  # queries of a block of attention on a CPU, and how many blocks
 
 
@@ -96,7 +96,8 @@ def activations(
     else:
         layer = Activations(**{part: n * L for part, n in asdict(layer).items()})
     turns = T * 2 * c.head_dim * b  # cosines and sines, which all layers share
-    loss = T * D * b + c.vocab_size * D * (4 + b) + _LOSS_BLOCK * c.vocab_size * (4 + b)
+    logits = rows_of_block(c.vocab_size, device) * c.vocab_size * (b if device == "cuda" else 4 + b)
+    loss = T * D * b + c.vocab_size * D * (4 + b) + logits
     return replace(layer, attention=layer.attention + turns, norms=layer.norms + inputs, loss=loss)
 
 
@@ -106,7 +107,9 @@ def _layer(c: ModelConfig, b: int, rows: int, sequence: int, device: str) -> Act
     attention = T * (query + keys + query) * b  # turned queries and keys, values, the input of the output product
     if device == "cpu":
         attention += _weights(c, b, rows, sequence)
-    if c.is_sparse:  # gate and up of each pair, and its output; the rows, and the router's in float32
+    if c.is_sparse and device == "cuda" and b == 2:  # gate and up of each pair; the router reads the rows as they are
+        experts, kept = T * K * 2 * F * b, 3
+    elif c.is_sparse:  # gate and up of each pair, and its output; the rows, and the router's in float32
         experts, kept = T * K * (2 * F + D) * b + T * D * (b if b == 4 else b + 4), 3
     else:  # gate and up, silu(gate), the product
         experts, kept = T * 4 * F * b, 4

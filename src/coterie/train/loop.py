@@ -175,7 +175,7 @@ class Trainer:
             with interrupt_later():  # half an update must not be saved
                 self._update(record, log)
                 seconds = time.perf_counter() - started
-                telemetry.add(record, self.objective.counts, self.batches.tokens, seconds, self._n_counted)
+                telemetry.add(record, self._counts, self.batches.tokens, seconds, self._n_counted)
             if self.step % run.eval_every == 0 or self.step == self.recipe.train.steps:
                 record |= self._evaluate()
         finally:
@@ -233,15 +233,18 @@ class Trainer:
         n_micro, device = self.recipe.train.accumulate, self.model.device
         self.optimizer.forget_gradients()  # of a step that was interrupted
         self.objective.start_step()
-        batch = self.batches.batch(self.step).to(device)
+        batch = self.batches.batch(self.step)
         n_tokens = self._n_counted = max(1, int((batch.targets_BS >= 0).sum()))
+        batch = batch.to(device)
         n_parts = n_micro * self.mesh.n_ranks
         for i, part in enumerate(batch.chunk(n_micro)):
             generator = self._generator(i * self.mesh.n_ranks + self.mesh.rank)
             mine = part.map(self.mesh.rows)
             self.objective.backward(*mine, n_tokens=n_tokens, share=1 / n_parts, generator=generator)
             self.optimizer.collect()
-        return self.objective.measures()
+        measures, counts = self.objective.measures(), self.objective.counts
+        self._counts = list(torch.stack(counts).cpu()) if counts else []  # now: a card is about to be busy updating
+        return measures
 
     def _generator(self, part: int) -> torch.Generator:
         """For the noise of routers: a function of seed, step and part of the batch, so nothing has to be saved."""

@@ -2,8 +2,8 @@
 
 Small updates vanish in bfloat16 (8 bits of mantissa), so the optimizer owns a float32 copy of every parameter, steps
 that, and rounds it into the model. In float32 and float64 the two are the same memory. Of a model that is divided among
-ranks each rank's optimizer knows the parts that the rank holds. On a CPU a native kernel clips, steps and rounds in one
-sweep over memory, which is all that an update costs; elsewhere it is torch's own AdamW.
+ranks each rank's optimizer knows the parts that the rank holds. A kernel of ours clips, steps and rounds in one sweep
+over memory, which is all that an update costs, on a CPU and on a card; elsewhere it is torch's own AdamW.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import CheckpointError
-from coterie.kernels import training
+from coterie.kernels import gpu_training, training
 from coterie.train.muon import scaled_update
 from coterie.train.parts import as_part_of, laid_out_as, part_of, whole_matrices
 
@@ -73,7 +73,10 @@ class MasterOptimizer:
         return norm
 
     def _norm(self, grads: list[Tensor]) -> float:
-        if training.is_usable(*grads) and all(g.is_contiguous() for g in grads):
+        if grads and all(type(g) is Tensor and g.is_cuda for g in grads):
+            norms = torch.stack(torch._foreach_norm(grads, 2, torch.promote_types(grads[0].dtype, torch.float32)))
+            squares = norms.double().square().sum()
+        elif training.is_usable(*grads) and all(g.is_contiguous() for g in grads):
             squares = torch.tensor(math.fsum(training.square_sum(g) for g in grads), dtype=torch.float64)
         else:
             squares = nn.utils.get_total_norm([g.to(torch.promote_types(g.dtype, torch.float32)) for g in grads])
@@ -91,8 +94,8 @@ class MasterOptimizer:
             master.grad = None
             if name in self._muon_rows:
                 self._muon_step(name, p, master, grad.to(master.dtype).mul_(scale), lr)
-            elif training.is_usable(p, master, grad) and all(t.is_contiguous() for t in (p, master, grad)):
-                self._native_step(p, master, grad, lr, scale)
+            elif _has_kernel(p, master) and all(t.is_contiguous() for t in (p, master)):
+                self._native_step(p, master, grad.contiguous(), lr, scale)
             else:
                 master.grad = grad.to(master.dtype).mul_(scale)
         self._adam.step()
@@ -112,7 +115,7 @@ class MasterOptimizer:
         step, root = lr / (1 - beta1**n), (1 - beta2**n) ** 0.5
         settings = training.AdamSettings(scale, keep, beta1, beta2, step, root, group["eps"])
         out = None if p.dtype == master.dtype else p
-        training.adam_(master, grad, state["exp_avg"], state["exp_avg_sq"], out, settings)
+        training.operations(master, grad).adam_(master, grad, state["exp_avg"], state["exp_avg_sq"], out, settings)
         torch.autograd.graph.increment_version(p)
 
     def _muon_step(self, name: str, p: Tensor, master: Tensor, grad: Tensor, lr: float) -> None:
@@ -163,7 +166,15 @@ class MasterOptimizer:
                     self._momentum[name].copy_(part_of(tensors[f"momentum/{name}"]))
                 keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}/{name}" in tensors]  # none at step 0
                 parts = {k: part_of(tensors[f"{k}/{name}"]) for k in keys}
-                self._adam.state[master] = {k: part.to(master.device, copy=True) for k, part in parts.items()}
+                of_step = "cpu" if _has_kernel(p, master) else master.device  # where the next update looks for it
+                self._adam.state[master] = {
+                    k: part.to(of_step if k == "step" else master.device, copy=True) for k, part in parts.items()
+                }
+
+
+def _has_kernel(p: Tensor, master: Tensor) -> bool:
+    """Whether AdamW's update of a parameter is a kernel of ours, whatever its gradient: its step is counted here."""
+    return gpu_training.is_usable(p, master) or training.is_usable(p, master)
 
 
 def _master(p: Tensor) -> Tensor:
