@@ -97,7 +97,7 @@ class _GroupedFFN(torch.autograd.Function):
     ) -> Tensor:
         E, K, kernels = len(down_EDF), ids_TK.shape[1], operations()
         x_TD, pairs = x_TD.contiguous(), sort(ids_TK, E)
-        x_ND = x_TD.index_select(0, pairs.pair_N // K)
+        x_ND = kernels.gather(x_TD, pairs.pair_N, K)
         h_N2F = _grouped(x_ND, gate_up_E2FD.mT, pairs.ends_E)
         a_NF = h_N2F.new_empty(len(h_N2F), down_EDF.shape[2])
         kernels.swiglu(h_N2F, a_NF, pairs.ends_E[-1:])
@@ -109,8 +109,8 @@ class _GroupedFFN(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, h_N2F, weights_TK, pair_N, place_TK, ends_E, gate_up_E2FD, down_EDF = ctx.saved_tensors
         needs_x, _, _, needs_gate_up, needs_down = ctx.needs_input_grad
-        token_N, kernels = pair_N // place_TK.shape[1], operations()
-        grad_ND = grads[0].contiguous().index_select(0, token_N)
+        K, kernels = place_TK.shape[1], operations()
+        grad_ND = kernels.gather(grads[0].contiguous(), pair_N, K)
         grad_a_NF = _grouped(grad_ND, down_EDF, ends_E)
         grad_h_N2F, dots_N = torch.empty_like(h_N2F), torch.empty(len(h_N2F), device=h_N2F.device)
         weights_N = weights_TK.reshape(-1).index_select(0, pair_N)
@@ -119,7 +119,7 @@ class _GroupedFFN(torch.autograd.Function):
         del grad_ND, grad_a_NF
         grad_gate_up = None
         if needs_gate_up:
-            grad_gate_up = _of_weights(grad_h_N2F, x_TD.index_select(0, token_N), ends_E)
+            grad_gate_up = _of_weights(grad_h_N2F, kernels.gather(x_TD, pair_N, K), ends_E)
         grad_x = kernels.combine(_grouped(grad_h_N2F, gate_up_E2FD, ends_E), place_TK, None) if needs_x else None
         grad_weights = torch.empty_like(dots_N).scatter_(0, pair_N, dots_N).view(weights_TK.shape)
         return grad_x, None, grad_weights, grad_gate_up, grad_down

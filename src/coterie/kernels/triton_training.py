@@ -20,6 +20,7 @@ __all__ = [
     "clear_idle_",
     "combine",
     "cross_entropy_",
+    "gather",
     "rms_norm",
     "rms_norm_backward",
     "sort_pairs",
@@ -99,6 +100,13 @@ def _swiglu_backward_kernel(
         tl.store(grad_h_ptr + row * 2 * F + F + i, (weighted * silu).to(to), is_in)
         tl.store(grad_ptr + row * F + i, (a * weight).to(grad_ptr.dtype.element_ty), is_in)
     tl.store(dots_ptr + row, tl.sum(dots, 0))
+
+
+@triton.jit
+def _gather_kernel(x_ptr, pair_ptr, out_ptr, K, D: tl.constexpr, BLOCK: tl.constexpr):
+    row, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    token = tl.load(pair_ptr + row) // K
+    tl.store(out_ptr + row * D + at, tl.load(x_ptr + token * D + at, at < D, 0.0), at < D)
 
 
 @triton.jit
@@ -212,6 +220,18 @@ def clear_idle_(grads: Tensor, ends_E: Tensor) -> None:
     n, block = grads[0].numel(), 4096
     assert grads.is_contiguous() and len(grads) == len(ends_E)
     _clear_kernel[(triton.cdiv(n, block), len(grads))](ends_E, grads, n, BLOCK=block)
+
+
+def gather(x_TD: Tensor, pair_N: Tensor, top_k: int) -> Tensor:
+    """The row of each pair's token: x[pair // K]. torch's own `index_select` moves two bytes at a time."""
+    N, D = len(pair_N), x_TD.shape[1]
+    assert x_TD.is_contiguous() and pair_N.is_contiguous() and pair_N.dtype == torch.int64
+    out_ND = x_TD.new_empty(N, D)
+    if N:
+        block = min(2048, triton.next_power_of_2(D))
+        grid = (N, triton.cdiv(D, block))
+        _gather_kernel[grid](x_TD, pair_N, out_ND, top_k, D, BLOCK=block, num_warps=max(1, block // 512))
+    return out_ND
 
 
 def combine(rows_ND: Tensor, place_TK: Tensor, weights_TK: Tensor | None) -> Tensor:

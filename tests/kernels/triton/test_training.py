@@ -95,6 +95,12 @@ def test_swiglu(
     assert torch.equal(dots[end:], torch.zeros_like(dots[end:])) and torch.equal(g[end:], grad[end:])
 
 
+@pytest.mark.parametrize("D", [1, 37, 2100])
+def test_gather(D: int, dtype: torch.dtype, random: Callable[..., Tensor]) -> None:
+    x, pairs = random(5, D, dtype=dtype), torch.tensor([14, 0, 3, 3, 7], device=random(1).device)
+    assert torch.equal(triton_training.gather(x, pairs, 3), x[pairs // 3])
+
+
 @pytest.mark.parametrize("is_weighted", [False, True])
 @pytest.mark.parametrize("D", [1, 37, 2100])
 def test_combine(D: int, is_weighted: bool, dtype: torch.dtype, random: Callable[..., Tensor]) -> None:
