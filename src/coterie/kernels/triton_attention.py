@@ -27,7 +27,7 @@ def attention(
     """
     T, N, P = qkv.shape
     H = N - 2 * pages.k[layer].shape[2]
-    assert qkv.is_contiguous() and T == batch.n_rows and P % 2 == 0
+    assert qkv.is_contiguous() and batch.n_rows == T and P % 2 == 0
     assert all(t.dtype == torch.float32 and t.is_contiguous() and t.numel() == T * P for t in rotary)
     out = torch.empty((T, H * P), dtype=qkv.dtype, device=qkv.device)
     if batch.n_single:

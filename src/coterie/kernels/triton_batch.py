@@ -18,7 +18,7 @@ from coterie.kernels.pages import PAGE
 __all__ = ["Batch"]
 
 _Part = tuple[int, int, int, int]  # slot, first position, number of rows, first row
-_ALIGNED = 4  # int32 numbers: each part begins at 16 bytes, so that a kernel is compiled once
+_ALIGNED = 4  # int32 numbers: each part begins at 16 bytes, so that a kernel is compiled once; tables end in pairs
 
 
 class Batch:
@@ -51,7 +51,7 @@ class Batch:
         return Batch(n_sequences, n_pages, device)
 
     def fill(self, tables: Tensor, sequences: Sequence[tuple[int, int, int]]) -> None:
-        """Other sequences, of one row each or none; so have those that are left, and the output of a row without is 0."""
+        """Other sequences, of one row each or none; those that are left have none. Rows of T without one give 0."""
         B = len(self.start_B)
         assert len(sequences) <= B and all(n <= 1 for _, _, n in sequences)
         parts = [(*sequence, row) for row, sequence in enumerate(sequences)]

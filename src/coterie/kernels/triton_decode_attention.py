@@ -16,37 +16,12 @@ from torch import Tensor
 from coterie.kernels.gpu_choice import n_processors
 from coterie.kernels.pages import PAGE, Pages
 from coterie.kernels.triton_batch import Batch
-from coterie.kernels.triton_cache import operand, partner, quantised, turned
+from coterie.kernels.triton_cache import arrived, merge, operand, partner, quantised, turned
 
 __all__ = ["attend_singles", "n_splits_of"]
 
 _LEAST = 2  # pages of a stretch
 _MOST = 64  # stretches
-
-
-@triton.jit
-def _merge(
-    part_ptr, weight_ptr, out_ptr, at, out_at, n_used, R: tl.constexpr, P: tl.constexpr, HEADS: tl.constexpr,
-    WIDTH: tl.constexpr,
-):  # fmt: skip
-    """The stretches of one key head, from `at` on."""
-    head, d = tl.arange(0, HEADS), tl.arange(0, WIDTH)
-    is_head, is_out = head < R, (head < R)[:, None] & (d < P)[None, :]
-    top = tl.full([HEADS], -1e30, tl.float32)
-    total = tl.zeros([HEADS], tl.float32)
-    acc = tl.zeros([HEADS, WIDTH], tl.float32)
-    for split in tl.range(0, n_used, loop_unroll_factor=4):
-        rows = (at + split) * R + head
-        new = tl.load(weight_ptr + rows * 2, is_head, 0.0, cache_modifier=".cg")
-        weight = tl.load(weight_ptr + rows * 2 + 1, is_head, 0.0, cache_modifier=".cg")
-        part = tl.load(part_ptr + rows[:, None] * P + d[None, :], is_out, 0.0, cache_modifier=".cg")
-        higher = tl.maximum(top, new)
-        old, new = tl.exp2(top - higher), tl.exp2(new - higher)
-        acc = acc * old[:, None] + part * new[:, None]
-        total = total * old + weight * new
-        top = higher
-    out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + out_at + head[:, None] * P + d[None, :], out, is_out)
 
 
 @triton.jit(do_not_specialize=["n_pages", "n_splits"])
@@ -105,39 +80,46 @@ def _decode_kernel(
             top = tl.sum(q.to(tl.float32) * k, 1) * scale
             total = tl.full([ROWS], 1.0, tl.float32)
             acc = acc + v
+        within = key[:, None] * (G * P) + d[None, :]
         stop = tl.minimum((split + 1) * length, n_blocks)
         for block in tl.range(begin + split * length, begin + stop):
             at = block * KEYS + key
             page = tl.load(table_ptr + block * KEYS // PAGE).to(tl.int64)
-            to = (page * PAGE + block * KEYS % PAGE + key) * G + g
+            to = (page * PAGE + block * KEYS % PAGE) * G + g
             is_seen = (at >= oldest) & (at < p)
             is_in = is_seen[:, None] & is_d[None, :]
-            k = tl.load(k_ptr + to[:, None] * P + d[None, :], is_in, 0.0)
-            scores = tl.dot(q, tl.trans(operand(k, dtype)), input_precision="ieee") * scale
+            k = tl.load(k_ptr + to * P + within, is_in, 0.0)
+            scores = tl.dot(q, tl.trans(operand(k, dtype)), input_precision="ieee")
             if kept == tl.int8:
-                scores *= tl.load(k_scale_ptr + to, is_seen, 0.0)[None, :]
+                scores *= tl.load(k_scale_ptr + to + key * G, is_seen, 0.0)[None, :]
             scores = tl.where(is_seen[None, :], scores, float("-inf"))
-            higher = tl.maximum(top, tl.max(scores, 1))
-            weights = tl.exp2(scores - higher[:, None])
+            higher = tl.maximum(top, tl.max(scores, 1) * scale)
+            weights = tl.exp2(scores * scale - higher[:, None])
             old = tl.exp2(top - higher)
             total, top = total * old + tl.sum(weights, 1), higher
-            v = tl.load(v_ptr + to[:, None] * P + d[None, :], is_in, 0.0)
+            v = tl.load(v_ptr + to * P + within, is_in, 0.0)
             if kept == tl.int8:
-                weights *= tl.load(v_scale_ptr + to, is_seen, 0.0)[None, :]
+                weights *= tl.load(v_scale_ptr + to + key * G, is_seen, 0.0)[None, :]
             acc = tl.dot(weights.to(dtype), operand(v, dtype), acc * old[:, None], input_precision="ieee")
         if n_used == 1:
             out = (acc / total[:, None]).to(dtype)
             tl.store(out_ptr + out_at + head[:, None] * P + d[None, :], out, is_q)
         else:
             pair = b.to(tl.int64) * G + g
-            rows = (pair * n_splits + split) * R + head
-            tl.store(part_ptr + rows[:, None] * P + d[None, :], acc, is_q)
-            tl.store(weight_ptr + rows * 2, top, head < R)
-            tl.store(weight_ptr + rows * 2 + 1, total, head < R)
-            tl.debug_barrier()  # all of this program's stores come before its arrival
-            if tl.atomic_add(arrivals_ptr + pair, 1, sem="acq_rel") == n_used - 1:
-                tl.store(arrivals_ptr + pair, 0)
-                _merge(part_ptr, weight_ptr, out_ptr, pair * n_splits, out_at, n_used, R, P, HEADS, WIDTH)
+            if arrived(part_ptr, weight_ptr, arrivals_ptr, pair, split, n_splits, n_used, top, total, acc, R, P):
+                one = tl.arange(0, HEADS)
+                merge(
+                    part_ptr,
+                    weight_ptr,
+                    out_ptr,
+                    pair * n_splits,
+                    n_used,
+                    (row * G + g) * R + one,
+                    one < R,
+                    R,
+                    P,
+                    WIDTH,
+                )
 
 
 def n_splits_of(n_pairs: int, n_pages: int, n_processors: int) -> int:
