@@ -1,5 +1,6 @@
 # make demo   set up .venv, then let the shipped model write, coloured by expert
 # make test   set up .venv, then ruff, mypy (strict on src/) and the tests
+# make test-gpu   the tests that a CUDA card has, with the python that has its torch: make test-gpu GPU_PYTHON=python3
 # make test-full   the same with long counts       make bench   the benchmarks, beside their peers
 # PYTHON=... chooses the interpreter (3.11 or later); a torch that it has is used. pip's own configuration is respected.
 
@@ -13,7 +14,7 @@ export COTERIE_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: demo test test-full bench run-environment dev-environment python
+.PHONY: demo test test-gpu test-full bench run-environment dev-environment python
 .DEFAULT_GOAL := demo
 
 demo: run-environment
@@ -32,6 +33,11 @@ test: dev-environment
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m mypy
 	@$(BIN)/python -m pytest -q
+
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+
+test-gpu:
+	@PYTHONPATH=src "$(GPU_PYTHON)" -m pytest -q -p no:cacheprovider tests/kernels/triton tests/gpu
 
 test-full: export COTERIE_FULL := 1
 test-full: test

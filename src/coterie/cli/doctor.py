@@ -102,6 +102,9 @@ def find_problems(found: dict[str, Any]) -> list[dict[str, str]]:
     if found["gpus"] and not torch.get("error") and not torch["cuda"]:
         what = f"there is a GPU ({found['gpus'][0]['name']}) and torch {torch['version']} cannot use it"
         problems.append((what, "install a CUDA build of torch: https://pytorch.org/get-started/locally"))
+    if not torch.get("error") and torch["cuda"] and not torch["triton"]:
+        what = "Triton is not installed: a card computes with torch's operations, which are slower"
+        problems.append((what, "pip install triton (torch's CUDA builds for Linux bring it)"))
     if not found["demo"]["there"]:
         problems.append(("the model that ships is not in this installation", "install coterie again"))
     if found["memory"]["available"] < _LITTLE_MEMORY:
@@ -160,6 +163,7 @@ def _examine_torch() -> dict[str, Any]:
             "version": torch.__version__,
             "cuda": torch.version.cuda if torch.cuda.is_available() else None,
             "device": str(device.choose_device()),
+            "triton": _version("triton", "triton"),
             "threads": torch.get_num_threads(),
         }
     except Exception as e:  # a broken installation fails in many ways, and each is worth telling

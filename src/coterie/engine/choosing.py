@@ -3,13 +3,15 @@
 Shapes: B rows, V vocabulary.
 """
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
 from coterie.engine.sampling import choose, choose_greedy
 from coterie.engine.sequence import Event, Sequence
 from coterie.errors import CheckpointError
 
-__all__ = ["greedy_ids", "next_event"]
+__all__ = ["at_hand", "greedy_ids", "next_event"]
 
 _NONE = -1
 
@@ -20,6 +22,13 @@ def greedy_ids(logits_BV: Tensor) -> list[int]:
         return choose_greedy(logits_BV)
     except CheckpointError:
         return [_greedy_or_none(row_V) for row_V in logits_BV]
+
+
+def at_hand(logits_BV: Tensor, sequences: Iterable[Sequence]) -> Tensor:
+    """The logits where choosing computes, in one copy, if any sequence needs more than the argmax."""
+    if logits_BV.is_cpu or all(s.is_plain for s in sequences):
+        return logits_BV
+    return logits_BV.float().cpu()
 
 
 def _greedy_or_none(logits_V: Tensor) -> int:

@@ -15,12 +15,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from coterie.engine.choosing import greedy_ids, next_event
+from coterie.engine.choosing import at_hand, greedy_ids, next_event
 from coterie.engine.live import Live
 from coterie.engine.memory import Memory
 from coterie.engine.passes import Part, Result, forward, restore
 from coterie.engine.request import Request
-from coterie.engine.runner import CHUNK, Runner
+from coterie.engine.runner import Runner
 from coterie.engine.scheduler import Waiting, shares
 from coterie.engine.sequence import Event, Sequence
 from coterie.engine.speculative import Drafter, Governor, distinct_experts
@@ -39,8 +39,9 @@ class Engine:
     """`add` requests, then `step` until `is_idle`; or `run` a list of them.
 
     `cache_tokens` None: the cache grows with the texts. A number: it holds so many tokens, and a request waits until it
-    can be carried to its end. `cache_type` "int8" keeps keys and values in 8 bits. `speculate`: drafts from the text
-    itself, where they pay. `share`: begin with what the cache has kept of earlier prompts and texts.
+    can be carried to its end. `chunk`: most prompt tokens of a pass; None: what the device likes. `cache_type` "int8"
+    keeps keys and values in 8 bits. `speculate`: drafts from the text itself, where they pay. `share`: begin with what
+    the cache has kept of earlier prompts and texts.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Engine:
         tokenizer: Tokenizer | None = None,
         *,
         max_live: int = 32,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
         cache_tokens: int | None = None,
         cache_type: str = "auto",
         speculate: bool = False,
@@ -63,7 +64,7 @@ class Engine:
         self.runner = Runner(model, n_pages=n_pages, cache_dtype=_CACHE_TYPES[cache_type])
         self._cache = self.runner.cache
         self._tokenizer = tokenizer
-        self._chunk = chunk
+        self._chunk = chunk = chunk or self.runner.chunk
         config = model.config
         n_layers, n_experts = (config.num_hidden_layers, config.num_local_experts or 0) if config.is_sparse else (0, 0)
         self.stats = EngineStats.of(n_layers, n_experts)
@@ -188,6 +189,7 @@ class Engine:
             for s in waiting:
                 self._release(s, result.routing(s.slot), events)
         greedy = greedy_ids(logits_BV)
+        logits_BV = at_hand(logits_BV, live)
         for s in live:
             if s.finish_reason is None:
                 self._hold(s, next_event(s, logits_BV, s.slot, greedy), events)
@@ -221,6 +223,8 @@ class Engine:
         assert result.output is not None
         self.stats.add_pass(result.output.routings)
         greedy = [] if result.logits_NV is None else greedy_ids(result.logits_NV)
+        if result.logits_NV is not None:
+            result.logits_NV = at_hand(result.logits_NV, [part.sequence for part in result.parts])
         row = at = n_accepted = 0
         for part in result.parts:
             n_logits = part.n_logits

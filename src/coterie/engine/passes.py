@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from coterie.engine.runner import Runner
 from coterie.engine.sequence import Sequence
 from coterie.engine.trace import stack_routings
+from coterie.errors import ResourceError
 from coterie.model import Output
 
 __all__ = ["Part", "Result", "forward", "restore"]
@@ -70,13 +72,23 @@ def forward(runner: Runner, parts: Items[Part]) -> Iterator[Result]:
         restore(runner, [p.sequence for p in parts])
         if len(parts) == 1:
             _log.warning("request %d failed in a pass", parts[0].sequence.number, exc_info=e)
-            yield Result(parts, error=e)
+            yield Result(parts, error=_of_user(e, len(parts[0].ids)))
             return
         half = len(parts) // 2
         yield from forward(runner, parts[:half])
         yield from forward(runner, parts[half:])
     else:
         yield Result(parts, output, logits)
+
+
+def _of_user(e: Exception, n_tokens: int) -> Exception:
+    """What the caller can do something about, where that is so."""
+    if not isinstance(e, torch.OutOfMemoryError):
+        return e
+    return ResourceError(
+        f"the card's memory did not suffice for a pass of {n_tokens} tokens: leave it more, by a smaller cache "
+        "(serve: --cache-gb), fewer bits (quantize) or no other program on the card"
+    )
 
 
 def restore(runner: Runner, sequences: Items[Sequence]) -> None:

@@ -1,8 +1,9 @@
 """One forward pass over new rows of some sequences: the `KeyValueCache` that attention sees.
 
-Native kernels find keys through the page tables. For torch's attention `extend` writes the new keys, gathers those a
-sequence may look at, and says in segments who attends to what: neighbours of one new token each are one segment, any
-other sequence is its own. Example, window 4, 6 tokens in the cache, 3 more: keys 3..8 are gathered, under the mask
+Native kernels and those of a card find keys through the page tables. For torch's attention `extend` writes the new
+keys, gathers those a sequence may look at, and says in segments who attends to what: neighbours of one new token each
+are one segment, any other sequence is its own. Example, window 4, 6 tokens in the cache, 3 more: keys 3..8 are
+gathered, under the mask
     key    3 4 5 6 7 8
     query 6  1 1 1 1 . .
     query 7  . 1 1 1 1 .
@@ -13,13 +14,18 @@ Shapes: T tokens of all sequences, B sequences, S new positions of one, C keys, 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from coterie.kernels import cached_attention, is_native
+from coterie.kernels import cached_attention, gpu, is_native
 from coterie.kernels.pages import PAGE, Pages
 from coterie.model.attention import Rotary, Segment, attend_segments, window_mask
+
+if TYPE_CHECKING:
+    from coterie.kernels.triton_attention import Batch
 
 __all__ = ["Plan"]
 
@@ -40,23 +46,35 @@ class Plan:
 
     def __init__(self, store: Pages, tables: Tensor, sequences: Sequence[tuple[int, int, int]], window: int | None):
         self.store, self.tables, self.window = store, tables, window
-        self._sequences = sequences
-        self.sequences_B3 = torch.tensor(sequences, dtype=torch.int64)
-        self.positions_T = torch.tensor(
-            [p for _, first, n in sequences for p in range(first, first + n)], device=store.device
-        )
+        self.sequences = sequences
         self._rows_T: Tensor | None = None
         self._parts: list[_Part] = []
+
+    @cached_property
+    def positions_T(self) -> Tensor:
+        at = [p for _, first, n in self.sequences for p in range(first, first + n)]
+        return torch.tensor(at, device=self.store.device)
+
+    @cached_property
+    def sequences_B3(self) -> Tensor:
+        return torch.tensor(self.sequences, dtype=torch.int64)
+
+    @cached_property
+    def batch(self) -> "Batch":
+        """What the kernels of a card need to know, there."""
+        return gpu.batch_of(self.tables, self.sequences, self.store.device)
 
     def attend(self, layer: int, qkv: Tensor, rotary: Rotary, n_kv_heads: int) -> Tensor:
         if is_native(qkv):
             return cached_attention(qkv, rotary, self.store, layer, self.tables, self.sequences_B3, self.window)
+        if gpu.is_usable(qkv):
+            return gpu.attention(qkv, rotary, self.store, layer, self.batch, self.window)
         return attend_segments(self, layer, qkv, rotary, n_kv_heads)
 
     def extend(self, layer: int, k_TGP: Tensor, v_TGP: Tensor) -> list[Segment]:
         """Keep the new keys and values; who may look at what."""
         if self._rows_T is None:  # the same in every layer
-            self._rows_T = torch.cat([self._rows(slot, first, n) for slot, first, n in self._sequences])
+            self._rows_T = torch.cat([self._rows(slot, first, n) for slot, first, n in self.sequences])
             self._parts = list(self._planned())
         self.store.write(layer, self._rows_T, k_TGP, v_TGP)
         segments = []
@@ -74,7 +92,7 @@ class Plan:
 
     def _planned(self) -> Iterator[_Part]:
         row, singles = 0, list[tuple[int, int, int]]()
-        for slot, first, n in [*self._sequences, (0, 0, 0)]:
+        for slot, first, n in [*self.sequences, (0, 0, 0)]:
             if n != 1 and singles:
                 yield self._singles(row - len(singles), singles)
                 singles = []

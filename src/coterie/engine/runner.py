@@ -9,23 +9,29 @@ import torch
 from torch import Tensor
 
 from coterie.engine.cache import CHUNK, PagedCache
+from coterie.engine.graphs import DecodeGraphs
 from coterie.engine.native_pass import NativePass
 from coterie.engine.plan import Plan
 from coterie.model import Output, Transformer
 from coterie.routing import Rows
 from coterie.routing.edits import ExpertEdits, row_edits
 
-__all__ = ["CHUNK", "Runner"]
+__all__ = ["CARD_CHUNK", "CHUNK", "Runner"]
+
+CARD_CHUNK = 8192  # most prompt tokens of a pass on a card, whose products are the faster the more rows they have
 
 Edits = Sequence[ExpertEdits | None]  # of each sequence of a pass
 
 
 class Runner:
-    """A model and the slots of the sequences it is reading."""
+    """A model and the slots of the sequences it is reading. `chunk`: most prompt tokens of a pass that it likes."""
 
     def __init__(self, model: Transformer, n_pages: int | None = None, cache_dtype: torch.dtype | None = None):
         self.model = model
         self._native = NativePass.of(model)
+        self._graphs = DecodeGraphs.of(model)
+        self._latest: tuple[Tensor, Tensor] | None = None  # hidden states and logits of a step by a graph
+        self.chunk = CHUNK if model.device.type == "cpu" else CARD_CHUNK
         self.cache = PagedCache(model.config, cache_dtype or model.cache_dtype, model.device, n_pages)
 
     @torch.inference_mode()
@@ -37,17 +43,25 @@ class Runner:
 
     def feed_all(self, slot: int, ids: Sequence[int]) -> Iterator[Output]:
         """The new tokens of one slot, in chunks: one output for each."""
-        for start in range(0, len(ids), CHUNK):
-            yield self.feed([(slot, ids[start : start + CHUNK])])
+        for start in range(0, len(ids), self.chunk):
+            yield self.feed([(slot, ids[start : start + self.chunk])])
 
     @torch.inference_mode()
     def step(self, ids: Sequence[int], edits: Edits | None = None) -> Output:
         """One pass over one new token of each of the slots 0..len(ids)-1."""
-        return self._pass(ids, self.cache.decode(len(ids)), self._rows(edits, [1] * len(ids)))
+        self._latest = None
+        plan, rows = self.cache.decode(len(ids)), self._rows(edits, [1] * len(ids))
+        if self._graphs is not None and rows is None and (found := self._graphs.step(ids, plan)) is not None:
+            output, logits_BV = found
+            self._latest = output.hidden_TD, logits_BV
+            return output
+        return self._pass(ids, plan, rows)
 
     @torch.inference_mode()
     def logits(self, hidden_TD: Tensor) -> Tensor:
-        """Logits [T, V] of these rows, in the model's dtype."""
+        """Logits [T, V] of these rows, in the model's dtype; on a card they may live until the next step only."""
+        if self._latest is not None and hidden_TD is self._latest[0]:
+            return self._latest[1]
         logits_TV: Tensor = self.model.head(hidden_TD)
         return logits_TV
 

@@ -48,10 +48,12 @@ class Draw:
 def choose_greedy(logits_BV: Tensor) -> list[int]:
     """The argmax of each row, the lowest id where logits are equal."""
     best_B, ids_B = argmax(logits_BV)
+    if not logits_BV.is_cpu:  # one wait for the card, not two
+        best_B, ids_B = torch.stack((best_B.double(), ids_B.double())).cpu()
     for value in best_B.tolist():
         if not math.isfinite(value):
             raise _broken()
-    ids: list[int] = ids_B.tolist()
+    ids: list[int] = ids_B.long().tolist()
     return ids
 
 

@@ -51,8 +51,8 @@ class EngineStats:
         if not uncounted:
             return
         E = self.expert_tokens_LE.shape[1]
-        counts = [
-            np.bincount(torch.cat([ids.reshape(-1) for ids in of_layer]).cpu().numpy() + 1, minlength=E + 1)[1:]
-            for of_layer in zip(*uncounted, strict=True)
-        ]  # id -1, an unused slot, is dropped
+        layers = list(zip(*uncounted, strict=True))
+        ids_N = torch.cat([ids.reshape(-1) for of_layer in layers for ids in of_layer]).cpu().numpy()  # one copy
+        ends = np.cumsum([sum(ids.numel() for ids in of_layer) for of_layer in layers])[:-1]
+        counts = [np.bincount(part + 1, minlength=E + 1)[1:] for part in np.split(ids_N, ends)]  # no id: -1
         self.expert_tokens_LE = self.expert_tokens_LE + np.stack(counts)

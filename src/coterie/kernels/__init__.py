@@ -1,7 +1,7 @@
 """The operations a model is made of, chosen by op, device and shape; `reference` is the specification of each.
 
 On a CPU, where no gradient is asked for, the native kernels of `csrc/` are taken if they are there (`cpu`): then a
-row's result does not depend on what other rows are in the call.
+row's result does not depend on what other rows are in the call. On a card they are Triton's (`gpu`), and nothing waits.
 """
 
 import torch
@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from coterie.kernels import (
     cpu,
+    gpu,
+    gpu_training,
     inference,
     linear_training,
     norm_training,
@@ -33,12 +35,14 @@ __all__ = [
     "causal_self_attention",
     "combine",
     "gated_ffn",
+    "has_self_attention",
     "is_native",
     "linear",
     "rms_norm",
     "rotary_tables",
     "rotate",
     "route",
+    "self_attention",
     "sparse_ffn",
     "sparse_ffn_training",
     "swiglu",
@@ -65,9 +69,13 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """See `reference.rms_norm`."""
     if cpu.is_usable(x_TD):
         return cpu.rms_norm(x_TD.contiguous(), weight_D, eps)
+    if gpu.is_usable(x_TD):
+        return gpu.rms_norm(x_TD, weight_D, eps)
     if _is_inference(x_TD):
         return inference.rms_norm(x_TD, weight_D, eps)
-    if x_TD.dtype == weight_D.dtype and training.is_usable(x_TD, weight_D):
+    if x_TD.dtype == weight_D.dtype and (
+        training.is_usable(x_TD, weight_D) or gpu_training.is_usable(x_TD, weight_D)
+    ):
         return norm_training.rms_norm(x_TD.contiguous(), weight_D.contiguous(), eps)
     return reference.rms_norm(x_TD, weight_D, eps)
 
@@ -92,6 +100,8 @@ def swiglu(gate_up_T2F: Tensor) -> Tensor:
     """silu(gate) · up, the gate columns first: [T, 2F] -> [T, F]."""
     if cpu.is_usable(gate_up_T2F):  # torch's silu rounds otherwise where the piece of a thread ends
         return cpu.swiglu(gate_up_T2F.contiguous())
+    if gpu.is_usable(gate_up_T2F):
+        return gpu.swiglu(gate_up_T2F)
     gate_TF, up_TF = gate_up_T2F.chunk(2, -1)
     return functional.silu(gate_TF) * up_TF
 
@@ -104,6 +114,10 @@ def route(
         return cpu.route(x_TD.contiguous(), weight_ED, top_k, renormalise, edits)
     if edits is not None:
         return reference.edited_route(x_TD, weight_ED, top_k, renormalise, edits)
+    if gpu.is_usable(x_TD):
+        return gpu.route(x_TD, weight_ED, top_k, renormalise)
+    if gpu_training.can_route(x_TD, weight_ED):
+        return gpu_training.route(x_TD, weight_ED, top_k, renormalise)
     return reference.route(x_TD, weight_ED, top_k, renormalise)
 
 
@@ -111,7 +125,11 @@ def sparse_ffn(
     x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
 ) -> Tensor | None:
     """The whole sparse block in one call, where there is a kernel for it; else None."""
-    if not cpu.is_usable(x_TD) or gate_up_E2FD.dtype != x_TD.dtype:
+    if gate_up_E2FD.dtype != x_TD.dtype:
+        return None
+    if gpu.is_usable(x_TD):
+        return gpu.sparse_ffn(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF)
+    if not cpu.is_usable(x_TD):
         return None
     return cpu.plain_experts(x_TD.contiguous(), ids_TK.contiguous(), weights_TK.contiguous(), gate_up_E2FD, down_EDF)
 
@@ -145,6 +163,18 @@ def combine(out_TKD: Tensor, weights_TK: Tensor) -> Tensor:
     if _is_inference(out_TKD):
         return inference.combine(out_TKD, weights_TK)
     return reference.combine(out_TKD, weights_TK)
+
+
+def has_self_attention(qkv: Tensor) -> bool:
+    """Whether `self_attention` takes qkv [T, H + 2G, P]."""
+    return gpu_training.is_usable(qkv) and qkv.shape[2] % 2 == 0
+
+
+def self_attention(
+    qkv: Tensor, rotary: tuple[Tensor, Tensor], n_sequences: int, n_kv_heads: int, mask_BSC: Tensor | None
+) -> Tensor:
+    """Attention of whole sequences with gradients on a card: see `gpu_training.self_attention`."""
+    return gpu_training.self_attention(qkv, rotary, n_sequences, n_kv_heads, mask_BSC)
 
 
 def _is_inference(x: Tensor) -> bool:

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from coterie.kernels.cpu_choice import ENVIRONMENT
 
-__all__ = ["TYPES", "interpreted", "is_inference", "is_usable", "n_processors", "problem"]
+__all__ = ["TYPES", "interpreted", "is_here", "is_inference", "is_usable", "n_processors", "problem", "without"]
 
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
-_INTERPRETED = [False]
+_INTERPRETED, _WITHOUT = [False], [False]
 
 
 def is_usable(x: Tensor) -> bool:
@@ -34,6 +34,8 @@ def is_inference(kind: str) -> bool:
 
 def is_here(device: torch.device) -> bool:
     """Whether Triton's kernels run on this device."""
+    if _WITHOUT[0]:
+        return False
     if device.type != "cuda":
         return _INTERPRETED[0]
     return problem(device.index or 0) is None
@@ -51,8 +53,8 @@ def problem(index: int = 0) -> str | None:
         found = f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else 'no reason given'}"
     if found is not None:
         warnings.warn(
-            f"Triton's kernels cannot be used on {device} ({found[:200]}), so torch's operations are, which are slower; "
-            "install triton and a C compiler, or see docs/gpu.md",
+            f"Triton's kernels cannot be used on {device} ({found[:200]}), so torch's operations are, which are "
+            "slower; install triton and a C compiler, or see docs/gpu.md",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -82,3 +84,13 @@ def interpreted() -> Iterator[None]:
         yield
     finally:
         _INTERPRETED[0] = before
+
+
+@contextmanager
+def without() -> Iterator[None]:
+    """Within it a card computes with torch's operations: what the kernels are compared with."""
+    before, _WITHOUT[0] = _WITHOUT[0], True
+    try:
+        yield
+    finally:
+        _WITHOUT[0] = before

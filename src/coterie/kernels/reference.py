@@ -73,7 +73,7 @@ def attention(q_BSHP: Tensor, k_BCGP: Tensor, v_BCGP: Tensor, mask_BSC: Tensor |
     if S == 1 and not is_causal:  # the H/G queries of a key head stand as its S: no copy of the keys
         q = q_BSHP.view(B, G, H // G, P)
         mask = None if mask_BSC is None else mask_BSC.unsqueeze(1)
-        return functional.scaled_dot_product_attention(q, k, v, mask).view(B, 1, H, P)
+        return functional.scaled_dot_product_attention(q, k, v, mask).reshape(B, 1, H, P)
     mask = None if mask_BSC is None else mask_BSC.unsqueeze(1)
     q = q_BSHP.transpose(1, 2)
     if H != G:

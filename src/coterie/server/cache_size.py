@@ -1,6 +1,7 @@
 """How many tokens of keys and values a server's cache holds: what was asked for, else a quarter of the free memory.
 
-More than every answer at its longest is never of use, so a small model takes little.
+On a card it is all that is free but for what a pass and the graphs of decoding need: nothing else wants it. More than
+every answer at its longest is never of use, so a small model takes little.
 """
 
 import torch
@@ -14,6 +15,7 @@ from coterie.sizes import cache_bytes
 __all__ = ["cache_tokens"]
 
 _SHARE = 4  # of the free memory, one part
+_CARD_SHARE, _CARD_RESERVE = 0.95, 3 << 30  # of a card's free memory; bytes that passes and graphs may take
 _SCALE_BYTES = 4  # of an 8-bit head: one float32
 
 
@@ -21,7 +23,7 @@ def cache_tokens(config: ModelConfig, settings: Settings, dtype: torch.dtype, de
     """The size in tokens. Raises `ResourceError` where not even a short text would fit."""
     if settings.cache_tokens is not None:
         return settings.cache_tokens
-    memory = available_memory(device) // _SHARE if settings.cache_gb is None else int(settings.cache_gb * 1e9)
+    memory = _default(device) if settings.cache_gb is None else int(settings.cache_gb * 1e9)
     n_tokens = memory // bytes_per_token(config, settings.cache_type, dtype)
     if n_tokens < min(256, config.max_position_embeddings):
         raise ResourceError(
@@ -29,6 +31,13 @@ def cache_tokens(config: ModelConfig, settings: Settings, dtype: torch.dtype, de
             "--cache-gb, or half as much does with cache_type = 'int8' in the file of --config"
         )
     return min(n_tokens, settings.max_live * config.max_position_embeddings)
+
+
+def _default(device: torch.device) -> int:
+    free = available_memory(device)
+    if device.type != "cuda":
+        return free // _SHARE
+    return int(max(free // _SHARE, free * _CARD_SHARE - _CARD_RESERVE))
 
 
 def bytes_per_token(config: ModelConfig, cache_type: str, dtype: torch.dtype) -> int:

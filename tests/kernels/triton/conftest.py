@@ -26,7 +26,8 @@ def device() -> torch.device:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The interpreter makes loop bounds of arrays, which NumPy deprecates."""
+    """The interpreter makes loop bounds of arrays, which NumPy deprecates, and NumPy remarks on NaN."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"))
+            item.add_marker(pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"))

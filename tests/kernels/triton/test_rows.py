@@ -50,7 +50,9 @@ def test_swiglu(T: int, F: int, dtype: torch.dtype, device: torch.device) -> Non
 
 
 @pytest.mark.parametrize("renormalise", [True, False])
-@pytest.mark.parametrize(("T", "D", "E", "K"), [(1, 64, 8, 2), (5, 100, 3, 1), (70, 96, 8, 2), (90, 33, 20, 6), (2, 40, 64, 8)])
+@pytest.mark.parametrize(
+    ("T", "D", "E", "K"), [(1, 64, 8, 2), (5, 100, 3, 1), (70, 96, 8, 2), (90, 33, 20, 6), (2, 40, 64, 8)]
+)
 def test_the_router(
     T: int, D: int, E: int, K: int, renormalise: bool, dtype: torch.dtype, device: torch.device
 ) -> None:
@@ -60,7 +62,9 @@ def test_the_router(
     expected_ids, expected_weights, expected_logits = reference.route(x, weight, K, renormalise)
     assert near(logits, expected_logits)
     gap = expected_logits.sort(-1, descending=True).values
-    clear = (gap[:, :K] - gap[:, 1 : K + 1]).amin(-1) > 1e-4 if K < E else torch.ones(T, dtype=torch.bool, device=device)
+    clear = (
+        (gap[:, :K] - gap[:, 1 : K + 1]).amin(-1) > 1e-4 if K < E else torch.ones(T, dtype=torch.bool, device=device)
+    )
     assert ids.dtype == torch.int32 and torch.equal(ids[clear], expected_ids[clear])
     assert torch.allclose(weights[clear], expected_weights[clear], atol=1e-5)
 
