@@ -78,7 +78,8 @@ def train(folder: Path, out: Path, *, batch: int, seconds: float, most: int) -> 
     trial.run(until=TIMED // 2)
     started = time.perf_counter()
     trial.run()
-    torch.cuda.synchronize()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     each = (time.perf_counter() - started) / (TIMED - TIMED // 2)
     steps = min(most, int(seconds / each))
     print(f"{each * 1e3:.1f} ms a step, so {steps} steps of {batch * 512:,} tokens", flush=True)
