@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from coterie.kernels import attention, causal_self_attention, rotate
+from coterie.kernels import attention, causal_self_attention, has_self_attention, rotate, self_attention
 
 __all__ = ["Attention", "KeyValueCache", "Rotary", "Segment", "WholeSequences", "attend_segments", "window_mask"]
 
@@ -76,6 +76,8 @@ class WholeSequences:
         S = len(qkv) // self.n_sequences
         if torch.is_grad_enabled() and qkv.is_cpu and (self.window is None or self.window >= S):
             return causal_self_attention(qkv, rotary, self.n_sequences, n_kv_heads, self.documents_BS)
+        if torch.is_grad_enabled() and has_self_attention(qkv):
+            return self_attention(qkv, rotary, self.n_sequences, n_kv_heads, self._mask(S, qkv.device))
         return attend_segments(self, layer, qkv, rotary, n_kv_heads)
 
 
