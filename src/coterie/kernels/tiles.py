@@ -17,9 +17,24 @@ import torch
 
 from coterie.errors import ConfigError
 
-__all__ = ["Card", "Kind", "Shape", "Tile", "candidates", "card_of", "default", "fitted", "path_of", "tile", "write"]
+__all__ = [
+    "MOST_PACKED",
+    "Card",
+    "Kind",
+    "Shape",
+    "Tile",
+    "candidates",
+    "card_of",
+    "default",
+    "fitted",
+    "packed",
+    "path_of",
+    "tile",
+    "write",
+]
 
 Kind = Literal["gate_up", "down"]
+MOST_PACKED = 256  # rows an expert up to which packed weights are made plain within the products
 _FAR = 2.0  # a measured tile serves up to this factor more or fewer rows, in each direction
 
 
@@ -90,14 +105,31 @@ def default(kind: Kind, shape: Shape, dtype: torch.dtype, rows: float, card: Car
         found = Tile(64, 128, 64, warps=4, stages=4, per_sm=2, swap=True)
     elif rows <= 96:
         found = Tile(128, 128, 64, warps=4, stages=3, per_sm=2)
+    elif dtype == torch.bfloat16 and rows >= 256:  # torch's grouped product is near the card's peak
+        found = Tile(by="torch")
     else:
         found = Tile(tma=True)
     found = fitted(found, dtype, card)
-    if kind == "down" and rows <= 96:
-        n_tiles = max(1, shape.E * (shape.D // found.columns))
-        parts = max(1, min(8, found.per_sm * card.processors // n_tiles, shape.F // (8 * found.depth)))
-        found = replace(found, parts=parts)
-    return found
+    return _with_parts(found, kind, shape, card) if rows <= 96 else found
+
+
+def packed(kind: Kind, shape: Shape, dtype: torch.dtype, rows: float, card: Card) -> Tile:
+    """For packed weights: all rows of an expert in a tile if they can be, since each tile makes its weights plain."""
+    if dtype == torch.float32:
+        found = Tile(16, 64, 32, warps=4, stages=2, per_sm=2)
+    elif rows <= 32 or card.shared < 160_000:
+        m = 16 if rows <= 8 else 32 if rows <= 16 else 64
+        found = Tile(m, 128, 32, warps=8, stages=2 if m == 64 else 3, per_sm=2, swap=True)
+    else:
+        found = Tile(128, 128, 32, warps=8, stages=2, swap=True)
+    return _with_parts(found, kind, shape, card)
+
+
+def _with_parts(tile: Tile, kind: Kind, shape: Shape, card: Card) -> Tile:
+    """In as many parts as the card has room for at a time."""
+    n_tiles = max(1, shape.E * (shape.D // tile.columns))
+    parts = max(1, min(8, tile.per_sm * card.processors // n_tiles, shape.F // 512))
+    return replace(tile, parts=parts) if kind == "down" else tile
 
 
 def fitted(tile: Tile, dtype: torch.dtype, card: Card) -> Tile:

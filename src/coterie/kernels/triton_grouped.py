@@ -15,52 +15,19 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from coterie.kernels import tiles, triton_rows
-from coterie.kernels.tiles import Shape, Tile
+from coterie.kernels.packed import Packed
+from coterie.kernels.tiles import Kind, Shape, Tile
+from coterie.kernels.triton_grouped_packed import packed_product
+from coterie.kernels.triton_packed import plain
 from coterie.kernels.triton_sort import Sorted, combine, sort_pairs
+from coterie.kernels.triton_tiles import ends_of, finish, place_of
 
 __all__ = ["down_product", "gate_up_product", "many"]
 
-
-@triton.jit
-def ends_of(offsets_ptr, n_parts, E: tl.constexpr, EXPERTS: tl.constexpr, BLOCK_M: tl.constexpr):
-    """Of each expert, how many tiles it and those before it have."""
-    e = tl.arange(0, EXPERTS)
-    count = tl.load(offsets_ptr + e + 1, e < E, 0) - tl.load(offsets_ptr + e, e < E, 0)
-    return tl.cumsum((count + BLOCK_M - 1) // BLOCK_M * n_parts, 0)
+_PLAIN_BYTES = 1 << 29  # of packed experts that are plain at a time
 
 
-@triton.jit
-def place_of(tile, end_E, offsets_ptr, n_parts, BLOCK_M: tl.constexpr, GROUP: tl.constexpr):
-    """Tile -> expert, its first row, the end of the expert's rows, which part of the columns.
-
-    Groups of about GROUP tiles of rows, of equal height, take their weights together: rows first, then the next part.
-    """
-    is_before = end_E <= tile
-    e = tl.sum(is_before.to(tl.int32), 0)
-    at = tile - tl.max(tl.where(is_before, end_E, 0), 0)
-    first, last = tl.load(offsets_ptr + e), tl.load(offsets_ptr + e + 1)
-    n_high = (last - first + BLOCK_M - 1) // BLOCK_M
-    n_groups = (n_high + GROUP - 1) // GROUP
-    height = (n_high + n_groups - 1) // n_groups
-    group = at // (height * n_parts)
-    at -= group * height * n_parts
-    height_here = tl.minimum(n_high - group * height, height)
-    return e, first + (group * height + at % height_here) * BLOCK_M, last, at // height_here
-
-
-@triton.jit
-def finish(acc, out_ptr, row, last, column, COLUMNS: tl.constexpr, GATED: tl.constexpr, WIDE: tl.constexpr):
-    """Writes a tile [rows, columns]; where gated, its columns are as many gates, then ups: silu(gate) · up."""
-    if GATED:
-        parts = tl.reshape(acc, [acc.shape[0], 2, WIDE])
-        gate, up = tl.split(tl.permute(parts, [0, 2, 1]))
-        acc = gate * tl.sigmoid(gate) * up
-    c = column + tl.arange(0, WIDE)
-    out = out_ptr + row.to(tl.int64)[:, None] * COLUMNS + c[None, :]
-    tl.store(out, acc.to(out_ptr.dtype.element_ty), (row < last)[:, None] & (c < COLUMNS)[None, :])
-
-
-@triton.jit(do_not_specialize=["N"])
+@triton.jit(do_not_specialize=["N"], do_not_specialize_on_alignment=["offsets_ptr"])
 def _grouped_kernel(
     x_ptr, pair_ptr, offsets_ptr, weight, out_ptr, N, SLOTS: tl.constexpr, E: tl.constexpr, EXPERTS: tl.constexpr,
     WIDTH: tl.constexpr, COLUMNS: tl.constexpr, GATED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -115,57 +82,83 @@ def _grouped_kernel(
         finish(acc, out, row, last, column, COLUMNS, GATED, wide)
 
 
-def many(x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up: Any, down: Any) -> Tensor:
-    """See `reference.sparse_ffn`; experts [E, 2F, D] with the gate rows first and [E, D, F], or packed stacks."""
-    (T, K), E = ids_TK.shape, len(gate_up)
+def many(x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up: Tensor | Packed, down: Tensor | Packed) -> Tensor:
+    """See `reference.sparse_ffn`; experts [E, 2F, D] with the gate rows first and [E, D, F], plain or packed."""
+    (T, K), (E, F2, D) = ids_TK.shape, gate_up.shape
     if T == 0:
         return torch.empty_like(x_TD)
-    shape, rows = Shape(x_TD.shape[1], gate_up.shape[1] // 2, E), T * K / E
+    shape, rows = Shape(D, F2 // 2, E), T * K / E
     sorted_ = sort_pairs(ids_TK.contiguous(), E)
-    first = tiles.tile("gate_up", shape, x_TD.dtype, rows, x_TD.device)
-    second = tiles.tile("down", shape, x_TD.dtype, rows, x_TD.device)
+    first = _tile("gate_up", gate_up, shape, x_TD, rows)
+    second = _tile("down", down, shape, x_TD, rows)
     h_NF = gate_up_product(x_TD.contiguous(), sorted_, K, gate_up, first)
     return combine(down_product(h_NF, sorted_, down, second), sorted_, weights_TK.contiguous(), x_TD.dtype)
 
 
-def gate_up_product(x_TD: Tensor, sorted_: Sorted, n_slots: int, gate_up_E2FD: Tensor, tile: Tile) -> Tensor:
+def _tile(kind: Kind, weight: Tensor | Packed, shape: Shape, x: Tensor, rows: float) -> Tile:
+    if isinstance(weight, Packed) and rows <= tiles.MOST_PACKED:
+        return tiles.packed(kind, shape, x.dtype, rows, tiles.card_of(x.device))
+    return tiles.tile(kind, shape, x.dtype, rows, x.device)
+
+
+def gate_up_product(x_TD: Tensor, sorted_: Sorted, n_slots: int, gate_up: Tensor | Packed, tile: Tile) -> Tensor:
     """silu(gate) · up of each pair, by place: [N, F]; places from the last offset on are not written."""
-    (E, F2, D), N = gate_up_E2FD.shape, len(sorted_.pair_N)
-    if tile.by == "torch" and _has_torch_product(x_TD, gate_up_E2FD):
+    N, F = len(sorted_.pair_N), gate_up.shape[1] // 2
+    if tile.by == "torch" and isinstance(gate_up, Tensor) and _has_torch_product(x_TD, gate_up):
         rows_ND = x_TD.index_select(0, sorted_.pair_N // n_slots)
-        return triton_rows.swiglu(_torch_product(rows_ND, gate_up_E2FD, sorted_))
-    h_NF = torch.empty((N, F2 // 2), dtype=x_TD.dtype, device=x_TD.device)
-    _launch(x_TD, sorted_, gate_up_E2FD.view(E * 2, F2 // 2, D), h_NF, tile, n_slots, is_gated=True)
+        return triton_rows.swiglu(_torch_product(rows_ND, gate_up, sorted_))
+    h_NF = torch.empty((N, F), dtype=x_TD.dtype, device=x_TD.device)
+    _product(x_TD, sorted_, gate_up, h_NF, tile, n_slots)
     return h_NF
 
 
-def down_product(h_NF: Tensor, sorted_: Sorted, down_EDF: Tensor, tile: Tile) -> Tensor:
+def down_product(h_NF: Tensor, sorted_: Sorted, down: Tensor | Packed, tile: Tile) -> Tensor:
     """Each row times its expert's `down`: [parts, N, D], to be added, float32 where there are several parts."""
-    if tile.by == "torch" and _has_torch_product(h_NF, down_EDF):
-        return _torch_product(h_NF, down_EDF, sorted_)[None]
-    shape = (tile.parts, len(h_NF), down_EDF.shape[1])
+    if tile.by == "torch" and isinstance(down, Tensor) and _has_torch_product(h_NF, down):
+        return _torch_product(h_NF, down, sorted_)[None]
+    shape = (tile.parts, len(h_NF), down.shape[1])
     out = torch.empty(shape, dtype=h_NF.dtype if tile.parts == 1 else torch.float32, device=h_NF.device)
-    _launch(h_NF, sorted_, down_EDF, out, tile, 0, is_gated=False)
+    _product(h_NF, sorted_, down, out, tile, 0)
     return out
 
 
-def _launch(x: Tensor, sorted_: Sorted, weight: Tensor, out: Tensor, tile: Tile, n_slots: int, is_gated: bool) -> None:
-    """weight [E (· 2), columns, width]."""
+def _product(x: Tensor, sorted_: Sorted, weight: Tensor | Packed, out: Tensor, tile: Tile, n_slots: int) -> None:
+    """Packed weights are made plain in the product if few rows want them, else before it, some experts at a time."""
+    offsets = sorted_.offsets
+    if isinstance(weight, Tensor):
+        _launch(x, sorted_.pair_N, offsets, weight, out, tile, n_slots)
+    elif len(sorted_.pair_N) <= tiles.MOST_PACKED * weight.shape[0]:
+        packed_product(x, sorted_, weight, out, tile, n_slots)
+    else:
+        E, M, K = weight.shape
+        step = max(1, min(E, _PLAIN_BYTES // (M * K * x.itemsize)))
+        experts = torch.empty((step, M, K), dtype=x.dtype, device=x.device)
+        for e in range(0, E, step):
+            n = min(step, E - e)
+            for i in range(n):
+                plain(weight, e + i, 0, experts[i])
+            _launch(x, sorted_.pair_N, offsets[e : e + n + 1], experts[:n], out, tile, n_slots)
+
+
+def _launch(x: Tensor, pair_N: Tensor, offsets: Tensor, weight: Tensor, out: Tensor, tile: Tile, n_slots: int) -> None:
+    """weight [E, (2) columns, width]; the rows of its first expert begin at offsets[0]."""
     assert x.is_contiguous() and weight.is_contiguous() and x.dtype == weight.dtype and x.shape[1] == weight.shape[2]
-    assert tile.parts == 1 or not is_gated
-    N, E, (_, columns, width) = len(sorted_.pair_N), len(sorted_.offsets) - 1, weight.shape
-    card, halves = tiles.card_of(x.device), 1 + is_gated
+    assert tile.parts == 1 or not n_slots
+    halves, N = 1 + bool(n_slots), len(pair_N)
+    (E, rows, width), card = weight.shape, tiles.card_of(x.device)
+    columns = rows // halves
     is_tma = tile.tma and width * x.itemsize % 16 == 0 and x.data_ptr() % 16 == weight.data_ptr() % 16 == 0
     n_tiles = (min(E, N) + N // tile.rows) * triton.cdiv(columns, tile.columns // halves) * tile.parts
     weight_in: Any = weight
     x_in: Any = x
     if is_tma:
-        weight_in = TensorDescriptor.from_tensor(weight, [halves, tile.columns // halves, tile.depth])
+        by_halves = weight.view(E * halves, columns, width)
+        weight_in = TensorDescriptor.from_tensor(by_halves, [halves, tile.columns // halves, tile.depth])
         x_in = x if n_slots else TensorDescriptor.from_tensor(x, [tile.rows, tile.depth])
     n_programs = tile.per_sm * card.processors
     _grouped_kernel[(min(n_tiles, n_programs) if n_programs else n_tiles,)](
-        x_in, sorted_.pair_N, sorted_.offsets, weight_in, out, N, n_slots, E, triton.next_power_of_2(E), width, columns,
-        is_gated, tile.rows, tile.columns, tile.depth, tile.group, tile.parts, tile.swap, is_tma,
+        x_in, pair_N, offsets, weight_in, out, N, n_slots, E, triton.next_power_of_2(E), width, columns,
+        bool(n_slots), tile.rows, tile.columns, tile.depth, tile.group, tile.parts, tile.swap, is_tma,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
 
