@@ -1,4 +1,4 @@
-"""`coterie bench serve`: a load on any OpenAI-compatible server, under the names of vLLM's command.
+"""`coterie bench`: `serve`, a load on any OpenAI-compatible server, under the names of vLLM's command.
 
 The block goes to stdout, or with `--json` one document; progress and whatever failed go to stderr. Ctrl-C stops the
 load and prints what there is.
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coterie.cli.bench_tune import command as tune
 from coterie.cli.output import note, print_json, printable, progress
 from coterie.errors import RequestError
 
@@ -35,12 +36,16 @@ _KEY = "COTERIE_BENCH_KEY"
 
 @click.group("bench", epilog="Example: coterie bench serve --num-prompts 40 --max-concurrency 8")
 def command() -> None:
-    """Measure how fast models answer. `serve` loads a server as its users would.
+    """Measure how fast models answer. `serve` loads a server as its users would; `tune` measures a card's tiles.
 
     \b
       coterie serve demo &
       coterie bench serve --random-input-len 200 --random-output-len 50
+      coterie bench tune --shape 4096,14336,8,2
     """
+
+
+command.add_command(tune)
 
 
 class _Load(click.Command):
