@@ -31,6 +31,7 @@ class Found:
     milliseconds: float
     bytes_per_second: float  # of weights of experts in use, rows in and out
     operations_per_second: float
+    tried: tuple[tuple[Tile, float], ...]  # milliseconds of each
     refused: tuple[str, ...]  # candidates that did not run or were wrong, and why
 
 
@@ -81,10 +82,10 @@ def best(work: Work, kind: Kind, rows: float) -> Found:
     """The fastest of the default and the candidates."""
     card = tiles.card_of(work.device)
     default = tiles.default(kind, work.shape, work.dtype, rows, card)
-    tried = [default, *(t for t in tiles.candidates(kind, work.dtype, rows) if t != default)]
+    todo = [default, *(t for t in tiles.candidates(kind, work.dtype, rows) if t != default)]
     run, n_bytes, n_operations = work.run_of(kind, rows)
     expected, times, refused = run(default).sum(0, dtype=torch.float32), {}, []
-    for tile in tried:
+    for tile in todo:
         try:
             got = run(tile).sum(0, dtype=torch.float32)
             error = float((got - expected).norm() / expected.norm())
@@ -96,7 +97,8 @@ def best(work: Work, kind: Kind, rows: float) -> Found:
             refused.append(f"{tile}: {type(e).__name__}: {str(e).strip()[:120]}")
     fastest = min(times, key=times.__getitem__)
     second = times[fastest]
-    return Found(kind, rows, fastest, second * 1e3, n_bytes / second, n_operations / second, tuple(refused))
+    tried = tuple((tile, s * 1e3) for tile, s in times.items())
+    return Found(kind, rows, fastest, second * 1e3, n_bytes / second, n_operations / second, tried, tuple(refused))
 
 
 def all_best(work: Work, rows: Sequence[float], report: Callable[[int, int], None]) -> Iterator[Found]:
