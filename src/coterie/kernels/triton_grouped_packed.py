@@ -17,7 +17,7 @@ from coterie.kernels.triton_packed import arguments, factors, values
 from coterie.kernels.triton_sort import Sorted
 from coterie.kernels.triton_tiles import ends_of, finish, place_of
 
-__all__ = ["packed_product"]
+__all__ = ["add_span", "packed_product"]
 
 
 @triton.jit
@@ -27,7 +27,7 @@ def _of_elements(unit):
 
 
 @triton.jit
-def _add_span(
+def add_span(
     acc, x_ptr, x_row, low_ptr, high_ptr, scale_ptr, sub_ptr, w_row, span, n_spans: tl.constexpr, WIDTH: tl.constexpr,
     SWAP: tl.constexpr, BITS: tl.constexpr, UNIT: tl.constexpr, GROUP: tl.constexpr, SCALES: tl.constexpr,
 ):  # fmt: skip
@@ -98,7 +98,7 @@ def _packed_kernel(
         w_row = (e.to(tl.int64) * (halves * COLUMNS) + n)[:, None]
         acc = tl.zeros([BLOCK_N, BLOCK_M] if SWAP else [BLOCK_M, BLOCK_N], tl.float32)
         for span in range(start, stop):
-            acc = _add_span(
+            acc = add_span(
                 acc, x_ptr, read.to(tl.int64)[:, None], low_ptr, high_ptr, scale_ptr, sub_ptr, w_row, span, n_spans,
                 WIDTH, SWAP, BITS, UNIT, SCALE_GROUP, SCALES,
             )  # fmt: skip

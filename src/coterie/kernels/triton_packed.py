@@ -5,16 +5,19 @@ Products of a value and its scale have at most 24 bits, so what is rounded is on
 Shapes: E matrices, N rows, K columns, S spans of 256 columns, j groups of 32, p values of an element c.
 """
 
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from coterie.kernels.packed import SPAN, Packed
 
-__all__ = ["Packed", "arguments", "dequantise", "factors", "values"]
+__all__ = ["Packed", "arguments", "dequantise", "factors", "magic", "n_spans", "plain", "rows", "values"]
 
 
-def arguments(packed: Packed) -> dict[str, object]:
+def arguments(packed: Packed) -> dict[str, Any]:
     """What kernels take that read a stack through the helpers here, by the names of their parameters."""
     layout = packed.layout
     assert all(t.is_contiguous() for t in packed.tensors)
@@ -31,6 +34,7 @@ def arguments(packed: Packed) -> dict[str, object]:
 
 
 def n_spans(packed: Packed) -> int:
+    """Spans of a row."""
     return -(-packed.shape[2] // SPAN)
 
 
@@ -66,19 +70,28 @@ def factors(scale_ptr, sub_ptr, row, n_spans, unit, UNIT: tl.constexpr, GROUP: t
 
 
 @triton.jit
+def magic():
+    """The bits of the float 256, in a way that the compiler cannot see through.
+
+    With two constants, (a & b) | c would take two instructions a value instead of one. Grids have no third dimension.
+    """
+    return 0x437FFFFF + tl.num_programs(2)
+
+
+@triton.jit
 def values(low, high, p, BITS: tl.constexpr, ZERO: tl.constexpr):
     """Values p of elements minus ZERO, in float32; of 8 bits, p counts within a half.
 
     p is a tensor that the elements broadcast with, or a number.
     """
     BIT: tl.constexpr = 8 if BITS == 8 else (4 if BITS >= 4 else 2)
-    bits = ((low.to(tl.int32) >> (BIT * p)) << 15) & (((1 << BIT) - 1) << 15) | 0x43800000
-    if BITS == 6:
-        bits |= ((high.to(tl.int32) >> (2 * p)) << 19) & (3 << 19)
+    bits = (((low.to(tl.int32) >> (BIT * p)) << 15) & (((1 << BIT) - 1) << 15)) | magic()
+    if BITS == 6:  # `^` is what `|` would give, but stays apart from it
+        bits ^= ((high.to(tl.int32) >> (2 * p)) << 19) & (3 << 19)
     elif BITS == 5:
-        bits |= ((high.to(tl.int32) >> p) << 19) & (1 << 19)
+        bits ^= ((high.to(tl.int32) >> p) << 19) & (1 << 19)
     elif BITS == 3:
-        bits |= ((high.to(tl.int32) >> p) << 17) & (1 << 17)
+        bits ^= ((high.to(tl.int32) >> p) << 17) & (1 << 17)
     return bits.to(tl.float32, bitcast=True) - (256.0 + ZERO)
 
 
@@ -155,3 +168,29 @@ def plain(packed: Packed, e: int, first: int, out_NK: Tensor) -> Tensor:
         **arguments(packed), out_ptr=out_NK, first=e * N + first, N=n, n_spans=n_spans(packed), K=K, BLOCK_N=32
     )
     return out_NK
+
+
+@triton.jit
+def _rows_kernel(
+    low_ptr, high_ptr, scale_ptr, sub_ptr, ids_ptr, out_ptr, n_spans, K, BITS: tl.constexpr, UNIT: tl.constexpr,
+    GROUP: tl.constexpr, SCALES: tl.constexpr,
+):  # fmt: skip
+    t, half = tl.program_id(0), tl.program_id(1)
+    row = tl.load(ids_ptr + t + tl.arange(0, 1)).to(tl.int64)
+    w = dequantise(
+        low_ptr, high_ptr, scale_ptr, sub_ptr, row, n_spans, half // 2, half % 2, K, BITS, UNIT, GROUP, SCALES, 1
+    )
+    k = (half * 128 + tl.arange(0, 128))[None, :]
+    tl.store(out_ptr + t.to(tl.int64) * K + k, w.to(out_ptr.dtype.element_ty), k < K)
+
+
+def rows(packed: Packed, ids_T: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows of a single matrix, [T, K]: what an embedding needs. The ids are rows that are there."""
+    T, K = len(ids_T), packed.shape[2]
+    assert packed.shape[0] == 1
+    out_TK = torch.empty((T, K), dtype=dtype, device=packed.device)
+    if T:
+        _rows_kernel[(T, triton.cdiv(K, 128))](
+            **arguments(packed), ids_ptr=ids_T.contiguous(), out_ptr=out_TK, n_spans=n_spans(packed), K=K, num_warps=1
+        )
+    return out_TK
