@@ -5,7 +5,7 @@ expert's gate and up rows alternate in panels of 16. Where a file has them in di
 makes, both become Q8_0, the one case in which a number changes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from coterie.quant.ggml_quantise import quantise
 from coterie.quant.mapped import MappedMatrix
 from coterie.quant.tensor import alternate_halves
 
-__all__ = ["read_gguf_parts", "repack"]
+__all__ = ["gguf_parts", "read_gguf_parts", "repack"]
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Progress = Callable[[int, int], None]
@@ -42,21 +42,33 @@ def read_gguf_parts(
     Quantised matrices are packed; float ones keep their type, norms and router as float32. NaN and Inf, in scales too,
     are `CheckpointError`s. `progress(done, total)` counts bytes.
     """
+    return dict(_parts(checkpoint, progress, in_place))
+
+
+def gguf_parts(
+    checkpoint: GgufCheckpoint, progress: Progress | None = None
+) -> Iterator[tuple[str, PackedTensor | Tensor]]:
+    """The same one after the other, so that who moves them elsewhere never has them all; an expert's are apart."""
+    for name, part in _parts(checkpoint, progress, False):
+        assert not isinstance(part, MappedMatrix)
+        yield name, part
+
+
+def _parts(checkpoint: GgufCheckpoint, progress: Progress | None, in_place: bool) -> Iterator[tuple[str, GgufPart]]:
     matrices: dict[str, list[Stretch]] = {}
     for entry, place in zip(checkpoint.entries, checkpoint.places, strict=True):
         matrices.setdefault(_part_name(checkpoint, place), []).append((entry, place))
-    parts: dict[str, GgufPart] = {}
     done, keep = 0, checkpoint.nbytes < available_memory("cpu") // 4
     with Files(checkpoint.files) as files:
         for name, stretches in matrices.items():
             stretches.sort(key=lambda stretch: stretch[1].first)
             mapped = _mapped(checkpoint, name, stretches)
             if mapped is None:
-                parts[name] = _read(name, stretches, files)
+                yield name, _read(name, stretches, files)
             elif in_place and ".experts." in name:
-                parts[name] = mapped
+                yield name, mapped
             else:
-                parts[name] = _interleaved(mapped, stretches[0][0])
+                yield name, _interleaved(mapped, stretches[0][0])
                 for entry, _ in stretches:
                     checkpoint.release(entry)
             for entry, place in stretches:
@@ -65,7 +77,6 @@ def read_gguf_parts(
                 done += entry.nbytes
             if progress is not None:
                 progress(done, checkpoint.nbytes)
-    return parts
 
 
 def _mapped(checkpoint: GgufCheckpoint, name: str, stretches: list[Stretch]) -> MappedMatrix | None:

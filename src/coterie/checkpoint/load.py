@@ -25,7 +25,7 @@ from coterie.checkpoint.safetensors import ITEM_BITS
 from coterie.checkpoint.tied import require_tied_equal
 from coterie.config import ModelConfig
 from coterie.device import available_memory, choose_device, choose_dtype, total_memory
-from coterie.errors import ResourceError
+from coterie.errors import RequestError, ResourceError
 from coterie.quant.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def load_model(
 ) -> "Transformer":
     """The model of a checked folder, its weights on `device` as `dtype` ("auto": the file's type where that is fast).
 
-    `quantize` ("int8" ... "int2") packs them as they are read. A packed folder is mapped, and stays packed
-    where `dtype` is "auto" and the device a CPU; else its weights become plain ones.
+    `quantize` ("int8" ... "int2", on a card also "fp8") packs them as they are read. Packed folders and quantised GGUF
+    files stay packed where `dtype` is "auto" (mapped or interleaved; on a card re-laid); else they become plain.
     `check(config)` may raise before any weight is read; `progress(done, total)` is called with bytes. Raises
     `ConfigError`, `CheckpointError` (NaN and Inf included) and `ResourceError` where memory does not suffice; nothing
     half loaded is ever returned. `note` is told beforehand what to expect of a model that memory does not hold.
@@ -64,11 +64,19 @@ def load_model(
     checkpoint = open_checkpoint(Path(path))
     check(checkpoint.config)
     chosen_device = choose_device(str(device))
+    if chosen_device.type == "cuda":
+        from coterie.checkpoint.card_load import load_packed_on_card, load_quantised_on_card, stays_packed
+
+        if quantize is not None:
+            return load_quantised_on_card(checkpoint, quantize, dtype, chosen_device, progress)
+        if stays_packed(checkpoint, dtype):
+            return load_packed_on_card(checkpoint, chosen_device, progress)
     if quantize is not None:
         from coterie.checkpoint.packed_load import load_quantised
 
-        packed_device = choose_device("cpu" if str(device) == "auto" else str(device))
-        return load_quantised(checkpoint, Recipe.of(quantize), dtype, packed_device, progress)
+        if quantize == "fp8":
+            raise RequestError(f"fp8 is computed with on a CUDA GPU and the device is {chosen_device}; use int8")
+        return load_quantised(checkpoint, Recipe.of(quantize), dtype, chosen_device, progress)
     is_on_cpu = str(device) == "auto" or chosen_device.type == "cpu"
     if isinstance(checkpoint, PackedCheckpoint) and dtype == "auto" and is_on_cpu:
         from coterie.checkpoint.packed_load import load_packed
@@ -109,6 +117,12 @@ def require_memory(checkpoint: Checkpoint, dtype: "torch.dtype", device: "torch.
     need, there = n_parameters * dtype.itemsize + _RESERVE, available_memory(device)
     if need <= there:
         return
+    if device.type == "cuda":
+        from coterie.checkpoint.card_memory import require_card_memory
+
+        return require_card_memory(
+            checkpoint.path, checkpoint.config, n_parameters * dtype.itemsize, str(dtype)[6:], device
+        )
     helps = "close other programs, " if need <= total_memory(device) else ""
     if dtype.itemsize > 2 and n_parameters * 2 + _RESERVE <= there:
         helps = f"load it as bf16 ({size_text(n_parameters * 2)}), "

@@ -24,9 +24,10 @@ from coterie.quant.recipe import Recipe, why_not
 from coterie.quant.tensor import PackedTensor, alternate_halves
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-__all__ = ["Planned", "plan_parts", "quantise_checkpoint", "quantised_parts", "remarks"]
+__all__ = ["Planned", "plain_parts", "plan_parts", "quantise_checkpoint", "quantised_parts", "remarks"]
 
 Progress = Callable[[int, int], None]
 _LARGEST = 65504  # of F16
@@ -80,18 +81,33 @@ def quantised_parts(
     importance: Importance | None = None,
     progress: Progress | None = None,
     done: int = 0,
+    device: "torch.device | None" = None,
 ) -> "Iterator[tuple[str, PackedTensor | Tensor]]":
-    """The parts that are planned, one after the other; `done` bytes of the checkpoint count as read before."""
+    """The parts that are planned, one after the other; `done` bytes of the checkpoint count as read before.
+
+    They are quantised on `device`, where one is given, and stay there.
+    """
     report = Report(progress, checkpoint.nbytes)
     report.add(done)
     with Files(checkpoint.files) as files:
         for p in planned:
             weights = _read(p, files, report)
+            weights = weights if device is None else weights.to(device)
             if p.format is None:
                 yield p.name, weights
             else:
                 matrix = importance.of(p.name) if importance else None
                 yield p.name, _packed(p, recipe, weights, matrix)
+
+
+def plain_parts(
+    checkpoint: Checkpoint, planned: list[Planned], progress: Progress | None = None
+) -> "Iterator[tuple[str, Tensor]]":
+    """The parts as the file has them, one after the other; gate rows come first, then up rows."""
+    report = Report(progress, checkpoint.nbytes)
+    with Files(checkpoint.files) as files:
+        for p in planned:
+            yield p.name, _read(p, files, report)
 
 
 def remarks(planned: list[Planned], importance: Importance | None = None) -> Iterator[str]:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
+from coterie.kernels.packed import Packed
 from coterie.model import Transformer
 from coterie.quant.mapped import MappedMatrix
 from coterie.quant.tensor import PackedTensor
@@ -42,7 +43,11 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for path, module in model.named_modules():
         for name, held in sorted(vars(module).items()):
             for number, part in enumerate(held if isinstance(held, tuple) else (held,)):
-                if isinstance(part, PackedTensor | MappedMatrix):
+                if isinstance(part, Packed):
+                    yield from (
+                        (f"{path}.{name}.{number}.{i} {part.layout.label}", t) for i, t in enumerate(part.tensors)
+                    )
+                elif isinstance(part, PackedTensor | MappedMatrix):
                     yield f"{path}.{name}.{number} {part.format.label}", _bytes_of(part)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from coterie.kernels.gpu_choice import TYPES, interpreted, is_here, is_usable, n_processors, problem, without
+from coterie.kernels.packed import Packed
 from coterie.kernels.pages import Pages
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ __all__ = [
     "is_here",
     "is_usable",
     "n_processors",
+    "packed_linear",
+    "packed_rows",
     "problem",
     "rms_norm",
     "route",
@@ -66,6 +69,20 @@ def sparse_ffn(x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up: Any, d
     from coterie.kernels import triton_grouped
 
     return triton_grouped.many(x_TD, ids_TK, weights_TK, gate_up, down)
+
+
+def packed_linear(x_TD: Tensor, packed: Packed) -> Tensor:
+    """x · W^T of a packed matrix, a stack of one: see `Packed.numbers`."""
+    from coterie.kernels import triton_linear
+
+    return triton_linear.linear(x_TD.contiguous(), packed)
+
+
+def packed_rows(packed: Packed, ids_T: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows of a packed table: see `Packed.rows`."""
+    from coterie.kernels import triton_packed
+
+    return triton_packed.rows(packed, ids_T, dtype)
 
 
 def batch_of(tables: Tensor, sequences: Any, device: torch.device) -> "Batch":

@@ -160,6 +160,13 @@ class Packed:
             self.low[e, first + i : first + i + len(w)] = (w / scale[:, None]).clamp_(-448, 448).to(self.low.dtype)
             self.scale[e, first + i : first + i + len(w)] = scale
 
+    def rows(self, ids_T: Tensor) -> Tensor:
+        """Rows of a single matrix, float32 [T, K]: what an embedding needs."""
+        chosen = (None if t is None else t.index_select(1, ids_T) for t in (self.low, self.scale, self.high, self.sub))
+        low, scale, high, sub = chosen
+        assert low is not None and scale is not None
+        return Packed(self.layout, (1, len(ids_T), self.shape[2]), low, scale, high, sub).numbers(0)
+
     def numbers(self, e: int, first: int = 0, n: int | None = None) -> Tensor:
         """Rows first.. of matrix e, float32 [n, K]: what the kernels' `dequantise` is compared with."""
         rows = slice(first, self.shape[1] if n is None else first + n)

@@ -2,22 +2,25 @@
 
 They take the three places that may be swapped: the experts, a Linear, a Projection; and the embedding. With the native
 kernels they multiply the packed bytes; without them each call makes plain numbers of what it needs, slowly and exactly.
-A part may also be a plain tensor (a router that stays float32, weights that could not be packed).
+A part may also be a plain tensor (a router that stays float32, weights that could not be packed). On a card other
+layers take these places: `card_layers.py`.
 Shapes: T tokens, K slots a token, E experts, D model width, F expert width, N outputs.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from coterie.kernels import combine, cpu, gated_ffn, is_native, rms_norm
+from coterie.quant.card import CardPart
+from coterie.quant.card_layers import CardEmbedding, CardExperts, CardLinear
 from coterie.quant.tensor import PackedTensor, join_halves
 from coterie.routing import Assignment
 
-__all__ = ["PackedEmbedding", "PackedExperts", "PackedLinear", "PackedProjection", "Part", "install"]
+__all__ = ["PackedEmbedding", "PackedExperts", "PackedLinear", "PackedProjection", "Part", "install", "install_on_card"]
 
 
 class _Matrix(Protocol):
@@ -29,6 +32,7 @@ class _Matrix(Protocol):
 
 
 Part = Tensor | _Matrix
+Take = Callable[[str], Any]  # a part by its name
 
 
 def _plain(part: Part) -> Tensor:
@@ -54,7 +58,7 @@ class PackedLinear(nn.Module):
 class PackedProjection(nn.Module):
     """linear(norm(x)) in one call."""
 
-    def __init__(self, norm: nn.Module, linear: PackedLinear):
+    def __init__(self, norm: nn.Module, linear: nn.Module):
         super().__init__()
         self.norm, self.linear = norm, linear
 
@@ -109,41 +113,65 @@ def install(model: nn.Module, parts: Mapping[str, Part]) -> nn.Module:
     Norms and routers are float32 tensors, and so are the activations. Experts come one by one
     (`layers.3.moe.experts.5.gate_up`, packed with gate and up rows alternating; `.down`), other matrices as in a file.
     """
+
+    def experts(take: Take, at: str, n_experts: int) -> nn.Module:
+        each = ([take(f"{at}.{e}.{name}") for e in range(n_experts)] for name in ("gate_up", "down"))
+        return PackedExperts(*each)
+
+    made = _Makers(PackedLinear, PackedEmbedding, experts)
+    return _installed(model, parts, made, torch.float32, torch.float16)
+
+
+def install_on_card(model: nn.Module, parts: Mapping[str, CardPart], dtype: torch.dtype) -> nn.Module:
+    """`install` of what `card.to_card` gives; activations, keys and values are of `dtype`, routers float32."""
+    made = _Makers(
+        CardLinear,
+        lambda table: CardEmbedding(table, dtype),
+        lambda take, at, _: CardExperts(take(f"{at}.gate_up"), take(f"{at}.down")),
+    )
+    return _installed(model, parts, made, dtype, dtype)
+
+
+class _Makers(NamedTuple):
+    """How the parts of a model are made, from weights of either kind."""
+
+    linear: Callable[[list[Any]], nn.Module]
+    embedding: Callable[[Any], nn.Module]
+    experts: Callable[[Take, str, int], nn.Module]
+
+
+def _installed(
+    model: nn.Module, parts: Mapping[str, Any], made: _Makers, dtype: torch.dtype, cache_dtype: torch.dtype
+) -> nn.Module:
     left = dict(parts)
+    take = left.pop
 
-    def take(name: str) -> Part:
-        return left.pop(name)
-
-    def number(name: str) -> nn.Parameter:
+    def number(name: str, dtype: torch.dtype = dtype) -> nn.Parameter:
         value = take(name)
         assert isinstance(value, Tensor)
-        return nn.Parameter(value.float(), requires_grad=False)
+        return nn.Parameter(value.to(dtype), requires_grad=False)
 
     embed = take("embed")
-    assert isinstance(embed, Tensor | PackedTensor)
-    model.embed = PackedEmbedding(embed)
+    model.embed = made.embedding(embed)
     for i, block in enumerate(model.layers):  # type: ignore[arg-type]
         at = f"layers.{i}"
         attention, ff = block.attention, block.feed_forward
         attention.qkv.norm.weight = number(f"{at}.attention_norm")
-        qkv = PackedLinear([take(f"{at}.attention.{name}") for name in "qkv"])
+        qkv = made.linear([take(f"{at}.attention.{name}") for name in "qkv"])
         attention.qkv = PackedProjection(attention.qkv.norm, qkv)
-        attention.o = PackedLinear([take(f"{at}.attention.o")])
+        attention.o = made.linear([take(f"{at}.attention.o")])
         if block.is_sparse:
-            ff.norm.weight, ff.router.weight = number(f"{at}.moe_norm"), number(f"{at}.moe.router")
-            n_experts = len(ff.router.weight)
-            gate_up, down = (
-                [take(f"{at}.moe.experts.{e}.{name}") for e in range(n_experts)] for name in ("gate_up", "down")
-            )
-            ff.experts = PackedExperts(gate_up, down)
+            ff.norm.weight = number(f"{at}.moe_norm")
+            ff.router.weight = number(f"{at}.moe.router", torch.float32)
+            ff.experts = made.experts(take, f"{at}.moe.experts", len(ff.router.weight))
         else:
             ff.gate_up.norm.weight = number(f"{at}.moe_norm")
-            gate_and_up = PackedLinear([take(f"{at}.feed_forward.{name}") for name in ("gate", "up")])
+            gate_and_up = made.linear([take(f"{at}.feed_forward.{name}") for name in ("gate", "up")])
             ff.gate_up = PackedProjection(ff.gate_up.norm, gate_and_up)
-            ff.down = PackedLinear([take(f"{at}.feed_forward.down")])
+            ff.down = made.linear([take(f"{at}.feed_forward.down")])
     head = model.head
     head.norm.weight = number("norm")  # type: ignore[union-attr]
-    model.head = PackedProjection(head.norm, PackedLinear([left.pop("head", embed)]))  # type: ignore[arg-type]
-    model.cache_dtype = torch.float16  # type: ignore[assignment]
+    model.head = PackedProjection(head.norm, made.linear([left.pop("head", embed)]))  # type: ignore[arg-type]
+    model.cache_dtype = cache_dtype  # type: ignore[assignment]
     assert not left, f"parts without a place: {sorted(left)[:3]}"
     return model.eval()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from coterie.errors import CheckpointError
+from coterie.kernels.packed import Packed
 from coterie.quant.recipe import Recipe
 
 __all__ = ["PartBits", "bits_of", "part_of_module", "require_bits", "table"]
@@ -42,6 +43,8 @@ def bits_of(model: nn.Module) -> list[PartBits]:
         seen.add(id(matrix))
         if isinstance(matrix, Tensor):
             label, n, nbytes = str(matrix.dtype).removeprefix("torch."), matrix.numel(), matrix.nbytes
+        elif isinstance(matrix, Packed):
+            label, n, nbytes = matrix.layout.label, matrix.n_weights, matrix.nbytes
         else:
             label, n, nbytes = matrix.format.label, matrix.shape[0] * matrix.shape[1], matrix.nbytes  # type: ignore[attr-defined]
         before = found.get(key := (part_of_module(path), label), (0, 0))
@@ -60,7 +63,7 @@ def require_bits(model: nn.Module, recipe: Recipe, plain: Mapping[str, str] | Co
     for bits in found:
         format = recipe.format_of(bits.part)
         is_plain = bits.format in ("float32", "float16", "bfloat16")
-        if format is None and bits.format != "float32":
+        if format is None and not (bits.format == "float32" or (is_plain and bits.part == "norms")):
             raise CheckpointError(f"{bits.part} has {bits.format}, expected float32")
         if format is not None and is_plain and bits.part not in may_be_plain:
             raise CheckpointError(f"{bits.part} has {bits.format}, expected {format.label}: it was not quantised")

@@ -19,6 +19,7 @@ from coterie.quant.tensor import Codes, PackedTensor, pack
 __all__ = ["encode", "fit", "fit_offset", "fit_symmetric", "round_to_nearest"]
 
 _PIECE = 1 << 18  # weights at a time: what the processor's cache holds
+_CARD_PIECE = 1 << 25  # and on a card, which launches a kernel for each operation
 _TINY = 1e-30
 _ROUNDS = 4  # of values and quantised scales in turn
 _RANGES = {  # by bits: what the range that just holds the largest weight is multiplied by; beyond 1 it is cut off
@@ -47,7 +48,7 @@ def round_to_nearest(w_NK: Tensor, format: Format, importance_K: Tensor | None =
 
 def encode(w_NK: Tensor, format: Format, importance_K: Tensor | None, fit: Fit) -> Codes:
     """The values and scales of a matrix of any float type, some rows at a time; `fit` finds the scales of groups."""
-    step = max(1, _PIECE // w_NK.shape[1])
+    step = max(1, (_PIECE if w_NK.is_cpu else _CARD_PIECE) // w_NK.shape[1])
     pieces = [_encode(w_NK[i : i + step].float(), format, importance_K, fit) for i in range(0, len(w_NK), step)]
     if len(pieces) == 1:
         return pieces[0]
