@@ -55,9 +55,9 @@ def load(
     """A model ready to use. `source`: None for the model that ships, a folder, a .gguf file, or "org/name" in the
     Hugging Face cache.
 
-    `dtype` "auto" is the file's, but float32 where the CPU has no bf16 instructions; another one, or a GPU, makes
-    packed weights plain. `quantize` ("int8", "int6", "int5", "int4", "int3" or "int2") packs weights as they are read:
-    the experts' to so many bits, others to 8.
+    `dtype` "auto" is the file's, but float32 where the CPU has no bf16 instructions; another one makes packed weights
+    plain. `quantize` ("int8", "int6", "int5", "int4", "int3" or "int2") packs weights as they are read: the experts' to
+    so many bits, others to 8; "fp8", for a GPU, takes a scale a row for all but the embedding.
     Raises `CheckpointError`, `ConfigError`, `TokenizerError`, `ResourceError` or `DownloadError`, each with what to do;
     nothing is downloaded.
     """
