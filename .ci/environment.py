@@ -25,6 +25,7 @@ MEGABYTES = {  # of wheels, with what they draw in that nothing else does; Linux
     "torch": 200,
     "numpy": 17,
     "transformers": 15,
+    "triton": 188,
     "lm-eval": 85,
     "mypy": 14,
     "matplotlib": 24,  # with contourpy, fonttools, pillow, kiwisolver
@@ -69,7 +70,9 @@ def read_requirements(kind: str) -> tuple[dict[str, str], str]:
     project = tomllib.loads(source)["project"]
     extras = project["optional-dependencies"]
     lines = project["dependencies"] + extras["plot"] + (extras["dev"] if kind == "dev" else [])
-    pairs = (line.partition(">=")[::2] for line in lines)
+    here = f"sys_platform == '{sys.platform}'"  # the one marker that is used
+    wanted = (line.partition(";")[0] for line in lines if line.partition(";")[2].strip() in ("", here))
+    pairs = (line.strip().partition(">=")[::2] for line in wanted)
     requirements = {normal(name): least for name, least in pairs}
     native = [(ROOT / "CMakeLists.txt").read_text("utf-8"), *(p.read_text("utf-8") for p in sorted(CSRC.iterdir()))]
     state = "\0".join([source, pins, sys.version, Path(__file__).read_text("utf-8"), compiler(), *native])

@@ -24,8 +24,10 @@ from peers import mixtral_config, mixtral_of_transformers
 from coterie.engine.choosing import greedy_ids
 from coterie.engine.runner import Runner
 from coterie.kernels import gpu
+from coterie.kernels.packed import FP8, Layout, Packed
 from coterie.model import Transformer
 
+LAYOUTS = {"int4": Layout(4, 32, 32, "super_min"), "q4_0": Layout(4, 32, 32, "f16"), "fp8": FP8}
 _CONTEXT = 256  # tokens of each sequence before the steps that are timed
 _GENERATOR_SEED = 7
 
@@ -95,10 +97,66 @@ def check(model: Transformer) -> dict[str, float]:
         found[f"sparse block, {T} rows"] = float((got.double() - expected).norm() / expected.norm())
     few = first_layers(model, 2)
     ids = torch.randint(0, 32000, (900,)).tolist()
-    hidden = Runner(few).feed([(0, ids)]).hidden_TD
+    got = Runner(few).feed([(0, ids)])
     with gpu.without():
-        expected = Runner(few).feed([(0, ids)]).hidden_TD
-    found["two layers, 900 tokens, beside torch's operations"] = float((hidden - expected).norm() / expected.norm())
+        expected = Runner(few).feed([(0, ids)])
+    pairs = zip(got.routings, expected.routings, strict=True)
+    is_same = torch.stack([(a.ids_TK == b.ids_TK).all(1) for a, b in pairs]).all(0)  # else: logits as good as equal
+    a, b = (output.hidden_TD[is_same].double() for output in (got, expected))
+    share = float(is_same.float().mean())
+    found[f"two layers, 900 tokens, beside torch ({share:.1%} of rows routed alike)"] = float((a - b).norm() / b.norm())
+    return found
+
+
+class PackedExperts(torch.nn.Module):
+    """Random experts of one layout on the card; `coterie load(quantize=)` makes such ones of real weights."""
+
+    def __init__(self, layout: Layout, E: int, F: int, D: int):
+        super().__init__()
+        self.gate_up, self.down = _random(layout, (E, 2 * F, D)), _random(layout, (E, D, F))
+        self.stacks = self.gate_up, self.down
+
+    def forward(self, x_TD: torch.Tensor, routing: Any) -> torch.Tensor:
+        return gpu.sparse_ffn(x_TD, routing.ids_TK, routing.weights_TK, self.gate_up, self.down)
+
+
+def _random(layout: Layout, shape: tuple[int, int, int]) -> Packed:
+    """Every code, and scales that make weights of about 0.02."""
+    stack = Packed.empty(layout, shape, "cuda")
+    if layout is FP8:
+        for matrix in stack.low:
+            numbers = torch.randn(matrix.shape, dtype=torch.bfloat16, device="cuda") * 100
+            matrix.copy_(numbers.clamp_(-448, 448))  # beyond float8's largest number lies NaN
+        stack.scale.fill_(2e-4)
+        return stack
+    for tensor in (stack.low, stack.high):
+        if tensor is not None:
+            tensor.view(torch.uint8).random_(0, 256)
+    if stack.sub is not None:
+        stack.sub.view(torch.uint8).random_(1, 32)
+    size = 0.02 / (1 << (layout.bits - 1)) / (16 if layout.is_super else 1)
+    scale = stack.scale if stack.scale.dtype == torch.float16 else stack.scale.view(torch.float16)
+    scale.uniform_(0.5 * size, 1.5 * size)
+    if layout.has_offset:  # the offset is subtracted, so that weights lie about 0
+        scale.view(*scale.shape[:-1], -1, 2)[..., 1] *= float(1 << (layout.bits - 1))
+    return stack
+
+
+@torch.inference_mode()
+def check_packed(block: torch.nn.Module, width: int) -> dict[str, float]:
+    """Relative errors of a packed sparse block against float64 sums of the same numbers."""
+    found, experts = {}, block.experts
+    for T in (1, 3, 64, 700):
+        x = torch.randn(T, width, device="cuda").bfloat16()
+        routing = block.router(x, None)
+        got, expected = experts(x, routing), torch.zeros(x.shape, dtype=torch.float64, device="cuda")
+        for e in range(len(experts.gate_up.low)):
+            weight = torch.where(routing.ids_TK == e, routing.weights_TK, 0).sum(1)
+            rows = weight.nonzero()[:, 0]
+            gate, up = (x[rows].double() @ experts.gate_up.numbers(e).double().T).chunk(2, -1)
+            out = (torch.nn.functional.silu(gate) * up) @ experts.down.numbers(e).double().T
+            expected[rows] += weight[rows, None].double() * out
+        found[f"packed sparse block, {T} rows"] = float((got.double() - expected).norm() / expected.norm())
     return found
 
 
@@ -154,7 +212,7 @@ def _packed(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
     found = []
     for name, part in module.named_modules():
         for stack in getattr(part, "stacks", ()):
-            found += [(name, t) for t in stack.tensors()]
+            found += [(name, t) for t in stack.tensors]
     return found
 
 
@@ -184,7 +242,7 @@ def peer(model: Transformer, backend: str, n_tokens: int = 8192) -> dict[str, fl
 
     torch._dynamo.reset()
     theirs = mixtral_of_transformers(model)
-    theirs.set_experts_implementation(backend)
+    theirs.set_experts_implementation("grouped_mm")  # for prompts: gathering weights for them takes too much memory
     theirs.model.rotary_emb.to("cuda")
     cache = StaticCache(config=theirs.config, max_cache_len=1024)
     ids = torch.randint(0, 32000, (1, _CONTEXT), device="cuda")
@@ -193,6 +251,7 @@ def peer(model: Transformer, backend: str, n_tokens: int = 8192) -> dict[str, fl
         long = torch.randint(0, 32000, (1, n_tokens), device="cuda")
         found["prompt_tokens_per_second"] = n_tokens / seconds(lambda: theirs(long, logits_to_keep=1), 3)
     theirs(ids, past_key_values=cache, logits_to_keep=1)
+    theirs.set_experts_implementation(backend)
     compiled = torch.compile(theirs.forward, mode="reduce-overhead", fullgraph=False)
     position = torch.tensor([[_CONTEXT]], device="cuda")
     taken = []
@@ -219,7 +278,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--peer-layers", type=int, default=8, help="of the same tensors, for transformers; 0: without")
     parser.add_argument("--batches", default="1,8,64", help="sequences decoded together (default: 1,8,64)")
     parser.add_argument("--prompt", type=int, default=8192)
-    parser.add_argument("--bits", default="int4", help="also with packed experts of this type; '' for none")
+    parser.add_argument("--bits", default="int4,q4_0,fp8", help="packed experts, one after the other; '' for none")
+    parser.add_argument("--no-bf16", action="store_true", help="only the packed ones")
     parser.add_argument("--backends", default="batched_mm,grouped_mm", help="experts backends of transformers")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
@@ -256,8 +316,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             torch.cuda.empty_cache()
 
     batches = [int(n) for n in args.batches.split(",") if n]
-    decoded("bf16", model, batches)
-    if args.prompt:
+    if not args.no_bf16:
+        decoded("bf16", model, batches)
+    if args.prompt and not args.no_bf16:
         result = prompt(model, args.prompt)
         share = result["operations_per_second"] / peak
         found["prompt bf16"] = result | {"share": share}
@@ -281,6 +342,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             if "prompt_tokens_per_second" in result:
                 line(f"transformers, {backend}, prompt", f"{result['prompt_tokens_per_second']:.0f} tok/s")
             torch.cuda.empty_cache()
+    for name in [name for name in args.bits.split(",") if name]:
+        layout = LAYOUTS[name]
+        c = model.config
+        for block in model.layers:  # in the place of the plain ones, which go
+            block.feed_forward.experts = None
+            with torch.inference_mode():
+                block.feed_forward.experts = PackedExperts(layout, 8, c.intermediate_size, c.hidden_size)
+        torch.cuda.empty_cache()
+        found[f"errors {name}"] = check_packed(model.layers[0].feed_forward, c.hidden_size)
+        for label, error in found[f"errors {name}"].items():
+            line(f"{name}: {label}", f"{error:.1e}")
+        decoded(f"{name} experts", model, batches)
+        if args.prompt:
+            result = prompt(model, args.prompt)
+            share = result["operations_per_second"] / peak
+            found[f"prompt {name}"] = result | {"share": share}
+            rate = f"{result['operations_per_second'] / 1e12:.0f} TFLOP/s"
+            line(f"prompt of {args.prompt}, {name}", f"{result['tokens_per_second']:.0f} tok/s", rate, f"{share:.1%}")
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
     return 0

@@ -1,6 +1,11 @@
 """The demo on a CUDA card beside the CPU: the same tokens, the same routing, nothing lost. Skipped without a card."""
 
+import gzip
+import itertools
+import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,8 +64,21 @@ def test_logits_in_float32(on_cpu: LanguageModel, on_card: LanguageModel, text_i
         assert float((on_card.logits(ids) - expected).norm() / expected.norm()) < 1e-4
 
 
-def test_bfloat16_agrees(on_cpu: LanguageModel, text_ids: list[list[int]]) -> None:
-    in_16_bits = coterie.load(device="cuda", dtype="bfloat16")
+@pytest.fixture(scope="module")
+def held_out_ids(on_cpu: LanguageModel) -> list[list[int]]:
+    """Beginnings of texts that the model has not seen."""
+    if "COTERIE_DATA" not in os.environ:
+        pytest.skip("COTERIE_DATA is not set: no held-out text")
+    found = []
+    for path in sorted((Path(os.environ["COTERIE_DATA"]) / "text").glob("*.valid.jsonl.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            texts = [json.loads(line)["text"] for line in itertools.islice(lines, 3)]
+        found += [on_cpu.tokenizer.encode(text, bos=True)[:512] for text in texts]
+    return found
+
+
+def test_bfloat16_agrees(on_cpu: LanguageModel, held_out_ids: list[list[int]]) -> None:
+    text_ids, in_16_bits = held_out_ids, coterie.load(device="cuda", dtype="bfloat16")
     got = torch.cat([in_16_bits.logits(ids) for ids in text_ids]).double().log_softmax(-1)
     expected = torch.cat([on_cpu.logits(ids) for ids in text_ids]).double().log_softmax(-1)
     same = float((got.argmax(-1) == expected.argmax(-1)).float().mean())

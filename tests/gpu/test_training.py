@@ -124,6 +124,7 @@ def _nothing_waits() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 def test_forward_and_backward_wait_for_nothing(recompute: bool) -> None:
     if torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("no grouped products")

@@ -103,6 +103,7 @@ class _Step:
         self._batch: Batch = gpu.empty_batch(size, n_pages, device)
         self._at = torch.zeros((2, size), dtype=torch.int64, device=device)  # ids and positions
         self._at_host = torch.zeros((2, size), dtype=torch.int64, pin_memory=device.type == "cuda")
+        self._copied = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits: Tensor | None = None
         self._hidden: Tensor | None = None
@@ -113,13 +114,17 @@ class _Step:
         return gpu.attention(qkv, rotary, self._store, layer, self._batch, self._window)
 
     def fill(self, ids: Sequence[int], plan: Plan) -> None:
-        """The inputs of a step, on their way to the card."""
+        """The inputs of a step, on their way to the card; those of the last one have arrived before."""
+        if self._copied is not None:
+            self._copied.synchronize()
         n_idle = self._size - len(ids)
         sequences = [*plan.sequences, *[plan.sequences[0]] * n_idle]
         self._batch.fill(plan.tables, sequences)
         positions = [first for _, first, _ in sequences]
         self._at_host.copy_(torch.tensor([[*ids, *[ids[0]] * n_idle], positions]))
         self._at.copy_(self._at_host, non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
 
     @torch.inference_mode()
     def capture(self, pool: Any) -> None:

@@ -146,7 +146,8 @@ def _cross_entropy_kernel(logits_ptr, target_ptr, losses_ptr, V: tl.constexpr, B
     for start in range(0, V, BLOCK):
         x = tl.load(logits_ptr + start + at, start + at < V, float("-inf")).to(tl.float32)
         higher = tl.maximum(most, x)
-        sums = tl.where(higher == float("-inf"), 0.0, sums * tl.exp(most - higher) + tl.exp(x - higher))
+        is_nothing = (higher == float("-inf")) & (x == x)  # NaN is smaller than nothing here, and must not get lost
+        sums = tl.where(is_nothing, 0.0, sums * tl.exp(most - higher) + tl.exp(x - higher))
         most = higher
     top = tl.max(most, 0)
     total = tl.sum(sums * tl.exp(most - top), 0)
