@@ -86,5 +86,7 @@ def few(
 def _tile(weights: Tensor | Packed, is_gate_up: bool) -> tuple[int, int]:
     """Rows of a program (of gate, and as many of up) and its warps."""
     if isinstance(weights, Packed) and weights.layout.scales != "fp8":
+        if weights.layout.bits in (3, 5, 6):  # two planes take more registers
+            return (2 if weights.layout.bits < 6 else 4, 1) if is_gate_up else (4, 2)
         return (4, 1) if is_gate_up else (8, 2)
     return (2, 1) if is_gate_up else (4, 1)
