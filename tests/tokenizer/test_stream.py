@@ -76,6 +76,12 @@ def test_any_ids_come_out_as_decoded_at_once(tokenizer: Tokenizer, data: st.Data
     assert "".join(_stream(tokenizer, ids, steps)) == tokenizer.decode(ids)
 
 
+def test_an_id_beyond_the_vocabulary_does_not_stand_for_a_control_token(tokenizer: Tokenizer) -> None:
+    first, second = tokenizer.encode("\U0001f600")[-1], tokenizer.encode("é\x01")[-2]
+    ids = [first, tokenizer.vocab_size, 0, second]
+    assert "".join(_stream(tokenizer, ids, [])) == tokenizer.decode(ids)
+
+
 @RELAXED
 @given(before=st.text(max_size=40), after=st.text(max_size=40))
 def test_a_continuation_keeps_its_leading_space(tokenizer: Tokenizer, before: str, after: str) -> None:

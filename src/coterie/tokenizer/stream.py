@@ -60,8 +60,13 @@ class TextStream:
         self._context_end = self._text[self._given :]
 
     def _add(self, ids: Sequence[int]) -> None:
-        """Extend the window; of control tokens in a row one is enough (it ends a run of byte pieces)."""
+        """Extend the window; of control tokens in a row one is enough (it ends a run of byte pieces).
+
+        Ids beyond the vocabulary, which a padded model may write, are no tokens: decoding leaves them out.
+        """
         for i in ids:
+            if i >= self._tokenizer.vocab_size:
+                continue
             if self._is_silent(i) and (not self._window or self._is_silent(self._window[-1])):
                 continue
             self._window.append(i)
