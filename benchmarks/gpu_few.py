@@ -13,12 +13,12 @@ import itertools
 from collections.abc import Callable
 
 import torch
+from card import bandwidth, is_missing, numbers, random_stack
 from torch.nn import functional
 from triton.testing import do_bench, do_bench_cudagraph
 
 from coterie.kernels import triton_experts, triton_linear
-from coterie.kernels.packed import FP8, Layout, Packed
-from coterie.quant.formats import FORMATS
+from coterie.kernels.packed import Packed
 
 D, F, E, K = 4096, 14336, 8, 2
 KINDS = ("bf16", "fp8", "int8", "int6", "int5", "int4", "q4_0", "int3", "int2")
@@ -27,34 +27,6 @@ TILES = {
     "gate_up": [(rows, warps) for rows, warps in itertools.product((2, 4, 8), (1, 2, 4)) if rows * warps <= 16],
     "down": [(rows, warps) for rows, warps in itertools.product((2, 4, 8), (1, 2, 4))],
 }
-
-
-def random_stack(kind: str, shape: tuple[int, int, int]) -> torch.Tensor | Packed:
-    """Any bits are weights; scales are about what makes outputs of the size of inputs."""
-    if kind == "bf16":
-        return torch.randn(shape, dtype=torch.bfloat16, device=CARD) / shape[2] ** 0.5
-    if kind == "fp8":
-        stack = Packed.empty(FP8, shape, CARD)
-        for e in range(shape[0]):
-            stack.put_fp8(e, 0, torch.randn(shape[1:], device=CARD) / shape[2] ** 0.5)
-        return stack
-    f = FORMATS[kind]
-    stack = Packed.empty(Layout(f.bits, f.unit, f.group, f.scales, f.label), shape, CARD)
-    for t in (stack.low, *(t for t in (stack.high, stack.sub) if t is not None)):
-        info = torch.iinfo(t.dtype)
-        t.random_(info.min, info.max)
-    d = (
-        torch.rand(stack.scale.shape, device=CARD) / (1 << f.bits) / shape[2] ** 0.5 / (64 if f.is_super else 1)
-    ).half()
-    if stack.scale.dtype == torch.int32:
-        stack.scale.copy_(torch.stack((d, d * (1 << f.bits) / 2), -1).view(torch.int32).squeeze(-1))
-    else:
-        stack.scale.copy_(d)
-    return stack
-
-
-def numbers(stack: torch.Tensor | Packed, e: int) -> torch.Tensor:
-    return stack.numbers(e) if isinstance(stack, Packed) else stack[e].float()
 
 
 def milliseconds(run: Callable[[], object]) -> float:
@@ -130,18 +102,15 @@ def products(kind: str, copy_gbs: float) -> None:
         print(f"{kind:5} linear {N} x {width}: us at {shown}   {share:4.0%} of a copy at T=1")
 
 
-def bandwidth() -> float:
-    a, b = (torch.randn(1 << 28, device=CARD) for _ in range(2))
-    return 2 * a.nbytes / float(do_bench(lambda: b.copy_(a), rep=50)) / 1e6
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiles", action="store_true")
     parser.add_argument("--kinds", default=",".join(KINDS))
     options = parser.parse_args()
+    if is_missing():
+        return
     torch.set_grad_enabled(False)
-    copy_gbs = bandwidth()
+    copy_gbs = bandwidth() / 1e9
     print(f"{torch.cuda.get_device_name()}: a copy reads and writes {copy_gbs:.0f} GB/s", flush=True)
     for kind in options.kinds.split(","):
         block(kind, copy_gbs, options.tiles)

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from peers import machine, mixtral_of_transformers
+from card import is_missing, matrix_peak
+from peers import machine, mixtral_of_transformers, users_adamw
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -29,7 +30,6 @@ from coterie.sizes import active_parameters, parameters
 from coterie.train.initialise import initialise
 from coterie.train.objective import Objective
 from coterie.train.optim import MasterOptimizer
-from coterie.train.peak import matrix_peak
 from coterie.train.recipe import Balance
 from coterie.train.recompute import recompute_blocks
 from coterie.train.telemetry import training_operations
@@ -49,14 +49,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--profile", action="store_true", help="which kernels take the time of a step of ours")
     parser.add_argument("--no-peer", action="store_true", help="leave transformers out")
     args = parser.parse_args(argv)
-    if not torch.cuda.is_available():
-        print("a CUDA card is needed and torch sees none")
+    if is_missing():
         return
     device = torch.device("cuda", torch.cuda.current_device())
     print(f"{torch.cuda.get_device_name(device)}, {machine()}", flush=True)
     check(device)
     config = _config(args.layers, args.scale)
-    peak = matrix_peak(torch.bfloat16, device)
+    peak = matrix_peak()
     print(f"{parameters(config).total / 1e9:.2f} B parameters, {active_parameters(config).total / 1e9:.2f} B active, "
           f"{args.batch} x {args.length} tokens a step; matrix peak {peak / 1e12:.0f} TFLOP/s in bfloat16")  # fmt: skip
     print(f"  {'':<38} {'tokens/s':>9} {'TFLOP/s':>8} {'of peak':>8} {'GB':>6}", flush=True)
@@ -140,12 +139,7 @@ class Theirs:
         self.model.set_experts_implementation("eager" if masters else "grouped_mm")
         self.model.config.output_router_logits = load > 0
         self.model.router_aux_loss_coef = load
-        parameters = list(self.model.parameters())
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": DECAY},
-            {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=LR, betas=BETAS, fused=True)
+        self.optimizer = users_adamw(self.model, lr=LR, betas=BETAS, decay=DECAY)
 
     def step(self) -> float:
         total = 0.0

@@ -16,7 +16,7 @@ from coterie.checkpoint.huggingface import config_to_json
 from coterie.config import ModelConfig
 from coterie.model import Transformer
 
-__all__ = ["arguments", "interleave", "machine", "mixtral_config", "mixtral_of_transformers", "report"]
+__all__ = ["arguments", "interleave", "machine", "mixtral_config", "mixtral_of_transformers", "report", "users_adamw"]
 
 
 def interleave(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
@@ -84,6 +84,16 @@ def mixtral_of_transformers(model: Transformer) -> Any:
     theirs.tie_weights()
     theirs.model.rotary_emb = MixtralRotaryEmbedding(config)
     return theirs.eval()
+
+
+def users_adamw(model: Any, *, lr: float, betas: tuple[float, float], decay: float) -> torch.optim.AdamW:
+    """torch's fused AdamW as its users set it up: norms do not decay."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
 
 
 _ENDS = {"embed": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"}

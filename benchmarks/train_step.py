@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from peers import arguments, interleave, machine, mixtral_of_transformers, report
+from peers import arguments, interleave, machine, mixtral_of_transformers, report, users_adamw
 from torch import Tensor, nn
 
 from coterie.config import ModelConfig
@@ -110,12 +110,7 @@ class Theirs:
         self.model = mixtral_of_transformers(copy.deepcopy(model)).train()
         self.model.config.output_router_logits = load > 0
         self.model.router_aux_loss_coef = load
-        parameters = list(self.model.parameters())
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": DECAY},
-            {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=LR, betas=BETAS, fused=True)
+        self.optimizer = users_adamw(self.model, lr=LR, betas=BETAS, decay=DECAY)
 
     def step(self) -> float:
         self.model.set_experts_implementation(self.backend)

@@ -53,7 +53,7 @@ class DecodeGraphs:
 
     def __init__(self, model: Transformer):
         self._model = model
-        self._steps: dict[tuple[int, int], _Step] = {}
+        self._steps: dict[tuple[int, int], _Step | None] = {}  # None: there was no memory for it
         self._addresses: list[int] | None = None
         self._pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
         self._is_broken = False
@@ -71,12 +71,10 @@ class DecodeGraphs:
         if self._addresses is not plan.store.addresses:
             self._steps.clear()
             self._addresses = plan.store.addresses
-        found = self._steps.get(sizes)
-        if found is None:
-            found = self._captured(sizes, ids, plan)
-            if found is None:
-                return None
-        return found(ids, plan)
+        if sizes not in self._steps:
+            self._steps[sizes] = self._captured(sizes, ids, plan)
+        found = self._steps[sizes]
+        return None if found is None else found(ids, plan)
 
     def _captured(self, sizes: tuple[int, int], ids: Sequence[int], plan: Plan) -> "_Step | None":
         step = _Step(self._model, *sizes, plan.store, plan.window)
@@ -90,7 +88,6 @@ class DecodeGraphs:
             _log.warning("this model cannot be captured in a graph, so it decodes without: %s", e)
             self._is_broken = True
             return None
-        self._steps[sizes] = step
         return step
 
 

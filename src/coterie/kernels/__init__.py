@@ -73,9 +73,7 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         return gpu.rms_norm(x_TD, weight_D, eps)
     if _is_inference(x_TD):
         return inference.rms_norm(x_TD, weight_D, eps)
-    if x_TD.dtype == weight_D.dtype and (
-        training.is_usable(x_TD, weight_D) or gpu_training.is_usable(x_TD, weight_D)
-    ):
+    if x_TD.dtype == weight_D.dtype and (training.is_usable(x_TD, weight_D) or gpu_training.is_usable(x_TD, weight_D)):
         return norm_training.rms_norm(x_TD.contiguous(), weight_D.contiguous(), eps)
     return reference.rms_norm(x_TD, weight_D, eps)
 

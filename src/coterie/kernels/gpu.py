@@ -1,4 +1,4 @@
-"""Triton's kernels as one module, imported when the first of them is wanted: the only importer of `triton_*`.
+"""Triton's kernels of inference as one module, imported when the first of them is wanted.
 
 `is_usable` says whether they take a tensor. None of them waits for the card, so a pass can be captured in a graph.
 Shapes: T tokens, D model width, F expert width, E experts, K slots of a token, H query heads, P head width.
@@ -60,7 +60,7 @@ def route(x_TD: Tensor, weight_ED: Tensor, top_k: int, renormalise: bool) -> tup
 
 
 def sparse_ffn(x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up: Any, down: Any) -> Tensor:
-    """See `reference.sparse_ffn`; experts are stacked tensors, or packed stacks (`triton_packed.Packed`)."""
+    """See `reference.sparse_ffn`; experts are stacked tensors, or packed stacks (`packed.Packed`)."""
     x_TD, ids_TK, weights_TK = x_TD.contiguous(), ids_TK.contiguous(), weights_TK.contiguous()
     if ids_TK.numel() <= _FEW:
         from coterie.kernels import triton_experts

@@ -1,6 +1,6 @@
 """Triton kernels of one row each: norms, sums, SwiGLU; `reference` is the specification.
 
-A row is read once and stays in registers, so a residual sum and the norm after it are one launch. Sums are float32.
+A row is read once and stays in registers. Sums are float32.
 Shapes: T tokens, D model width, F expert width.
 """
 
@@ -9,17 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["add", "add_norm_", "rms_norm", "swiglu"]
+__all__ = ["add", "rms_norm", "swiglu"]
 
 _BLOCK = 1024  # elements of a program that knows no rows
-
-
-@triton.jit
-def _normed(x, weight, eps, D: tl.constexpr):
-    """x of a row in its own type -> normed: the quotient is rounded to that type before the product."""
-    wide = x.to(tl.float32)
-    quotient = wide * tl.rsqrt(tl.sum(wide * wide, 0) / D + eps)
-    return (quotient.to(x.dtype).to(tl.float32) * weight.to(tl.float32)).to(x.dtype)
 
 
 @triton.jit
@@ -27,20 +19,10 @@ def _rms_norm_kernel(x_ptr, weight_ptr, out_ptr, stride, eps, D: tl.constexpr, B
     row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     is_in = at < D
     x = tl.load(x_ptr + row * stride + at, is_in, 0.0)
-    weight = tl.load(weight_ptr + at, is_in, 0.0)
-    tl.store(out_ptr + row * D + at, _normed(x, weight, eps, D), is_in)
-
-
-@triton.jit
-def _add_norm_kernel(x_ptr, y_ptr, weight_ptr, out_ptr, eps, D: tl.constexpr, BLOCK: tl.constexpr):
-    row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
-    is_in = at < D
-    x = tl.load(x_ptr + row * D + at, is_in, 0.0)
-    y = tl.load(y_ptr + row * D + at, is_in, 0.0)
-    weight = tl.load(weight_ptr + at, is_in, 0.0)
-    x = (x.to(tl.float32) + y.to(tl.float32)).to(x.dtype)
-    tl.store(x_ptr + row * D + at, x, is_in)
-    tl.store(out_ptr + row * D + at, _normed(x, weight, eps, D), is_in)
+    weight = tl.load(weight_ptr + at, is_in, 0.0).to(tl.float32)
+    wide = x.to(tl.float32)
+    quotient = (wide * tl.rsqrt(tl.sum(wide * wide, 0) / D + eps)).to(x.dtype)  # rounded before the product
+    tl.store(out_ptr + row * D + at, (quotient.to(tl.float32) * weight).to(x.dtype), is_in)
 
 
 @triton.jit
@@ -67,16 +49,6 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     out_TD = torch.empty((T, D), dtype=x_TD.dtype, device=x_TD.device)
     if T:
         _rms_norm_kernel[(T,)](x_TD, weight_D, out_TD, x_TD.stride(0), eps, D, **_of_row(D))
-    return out_TD
-
-
-def add_norm_(x_TD: Tensor, y_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    """x becomes x + y; -> its RMSNorm."""
-    T, D = x_TD.shape
-    assert x_TD.is_contiguous() and y_TD.is_contiguous() and weight_D.is_contiguous() and y_TD.shape == x_TD.shape
-    out_TD = torch.empty_like(x_TD)
-    if T:
-        _add_norm_kernel[(T,)](x_TD, y_TD, weight_D, out_TD, eps, D, **_of_row(D))
     return out_TD
 
 

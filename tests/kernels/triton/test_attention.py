@@ -1,10 +1,8 @@
 """Attention over pages in Triton against the plan that torch attends by, in float64 where the numbers are short."""
 
-from typing import Any
 
 import pytest
 import torch
-import triton.language as tl
 
 from coterie.engine.plan import Plan
 from coterie.kernels import reference, triton_decode_attention, triton_prompt_attention
@@ -27,25 +25,6 @@ CASES = [  # H, G, P; the window; types of rows and of the cache
     ((4, 2, 32), 1, torch.float16, torch.float16),
     ((4, 2, 32), None, torch.float16, torch.bfloat16),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _products(is_card: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton 3.6's interpreter multiplies the bits of bfloat16, which it has as integers."""
-    if is_card:
-        return
-    from triton.runtime import interpreter
-
-    def create_dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, n: Any) -> Any:
-        wide = [interpreter._convert_float(x.data, tl.bfloat16, tl.float32, None).view("float32") for x in (a, b)]
-        return interpreter.TensorHandle(wide[0] @ wide[1] + d.data, d.dtype.scalar)
-
-    original = interpreter.InterpreterBuilder.create_dot
-    monkeypatch.setattr(
-        interpreter.InterpreterBuilder,
-        "create_dot",
-        lambda self, a, *rest: (create_dot if a.dtype.scalar == tl.bfloat16 else original)(self, a, *rest),
-    )
 
 
 class Case:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-import triton.language as tl
 from torch import Tensor
 
 from coterie.kernels import reference
@@ -20,24 +19,6 @@ TILES = [
     Tile(32, 64, 64, warps=4, stages=3, tma=True, parts=2),
     Tile(16, 128, 32, warps=4, stages=3, tma=True, swap=True, parts=3, per_sm=2),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _products(is_card: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton 3.6's interpreter multiplies the bits of bfloat16, which it has as integers."""
-    if is_card:
-        return
-    from triton.runtime import interpreter
-
-    original = interpreter.InterpreterBuilder.create_dot
-
-    def create_dot(self: Any, a: Any, b: Any, d: Any, *rest: Any) -> Any:
-        if a.dtype.scalar == tl.bfloat16:
-            wide = [interpreter._convert_float(x.data, tl.bfloat16, tl.float32, None).view("float32") for x in (a, b)]
-            return interpreter.TensorHandle(wide[0] @ wide[1] + d.data, d.dtype.scalar)
-        return original(self, a, b, d, *rest)
-
-    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-import triton.language as tl
 
 from coterie.kernels import reference, tiles
 from coterie.kernels.packed import FP8, Layout, Packed
@@ -18,24 +17,6 @@ from coterie.quant.tensor import unpack
 LAYOUTS: dict[str, Format | None] = {
     name: FORMATS[name] for name in ("int8", "int6", "int5", "int4", "int3", "int2", "q4_1", "q5_0")
 } | {"groups of 64": Format(4, group_units=2), "fp8": None}
-
-
-@pytest.fixture(autouse=True)
-def _products(is_card: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton 3.6's interpreter multiplies the bits of bfloat16, which it has as integers."""
-    if is_card:
-        return
-    from triton.runtime import interpreter
-
-    original = interpreter.InterpreterBuilder.create_dot
-
-    def create_dot(self: Any, a: Any, b: Any, d: Any, *rest: Any) -> Any:
-        if a.dtype.scalar == tl.bfloat16:
-            wide = [interpreter._convert_float(x.data, tl.bfloat16, tl.float32, None).view("float32") for x in (a, b)]
-            return interpreter.TensorHandle(wide[0] @ wide[1] + d.data, d.dtype.scalar)
-        return original(self, a, b, d, *rest)
-
-    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
 
 
 def stack(format: Format | None, shape: tuple[int, int, int], device: torch.device) -> Packed:

@@ -22,17 +22,13 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 
 
 @pytest.mark.parametrize(("T", "D"), [(1, 64), (3, 96), (5, 1000), (2, 4096)])
-def test_a_norm_and_a_sum_with_its_norm(T: int, D: int, dtype: torch.dtype, device: torch.device) -> None:
+def test_a_norm_and_a_sum(T: int, D: int, dtype: torch.dtype, device: torch.device) -> None:
     torch.manual_seed(T + D)
     x, y, weight = (torch.randn(*shape, device=device).to(dtype) for shape in ((T, D), (T, D), (D,)))
     assert near(triton_rows.rms_norm(x, weight, 1e-5), reference.rms_norm(x, weight, 1e-5))
     total = x + y
-    before = x.clone()
-    normed = triton_rows.add_norm_(x, y, weight, 1e-5)
-    assert near(x, total) and not torch.equal(x, before)
-    assert near(normed, reference.rms_norm(total, weight, 1e-5))
-    again = triton_rows.add(before, y)
-    assert torch.equal(again, x)
+    again = triton_rows.add(x, y)
+    assert near(again, total)
     if x.is_cuda or dtype != torch.bfloat16:  # the interpreter cuts a bfloat16 off instead of rounding it
         assert torch.equal(again, total)
 
