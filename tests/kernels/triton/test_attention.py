@@ -1,6 +1,5 @@
 """Attention over pages in Triton against the plan that torch attends by, in float64 where the numbers are short."""
 
-
 import pytest
 import torch
 
