@@ -22,41 +22,78 @@ inline void strips(Pool& pool, const StripsCall& c) {
     if (c.of_rows)
       rows_to_strips(c.x + begin * c.K, n, c.K, c.out + begin * (c.K / 2));
     else
-      columns_to_strips<Strips::COLUMNS>(c.x + begin * c.K, n, c.K, c.out, ceil_div(c.n, 2), begin / 2);
+      columns_to_strips<Strips::COLUMNS>(c.x + begin * c.K, c.K, n, c.K, c.out, ceil_div(c.n, 2), begin / 2);
   });
 }
 
+// A product of M rows and N columns in pieces: some tiles of rows, and some strips of columns where rows alone make few
+// pieces, so that all threads end at about the same time.
+struct Pieces {
+  int64_t M, N, rows, columns, n_across, n;
+
+  Pieces(int64_t M_, int64_t N_, int64_t tiles) : M(M_), N(N_), rows(tiles * Strips::ROWS) {
+    constexpr int64_t ENOUGH = 32;
+    const int64_t n_down = ceil_div(M, rows), strips = std::max<int64_t>(1, ceil_div(N, Strips::COLUMNS));
+    columns = ceil_div(strips, std::min(strips, ceil_div(ENOUGH, std::max<int64_t>(1, n_down)))) * Strips::COLUMNS;
+    n_across = ceil_div(N, columns), n = n_down * n_across;
+  }
+  int64_t row(int64_t i) const { return i / n_across * rows; }
+  int64_t column(int64_t i) const { return i % n_across * columns; }
+  int64_t n_rows(int64_t i) const { return std::min(rows, M - row(i)); }
+  int64_t n_columns(int64_t i) const { return std::min(columns, N - column(i)); }
+};
+
+// Rows are copied first: theirs may lie in the same sets of the cache, and a tile is read whole.
 inline void product(Pool& pool, const ProductCall& c) {
-  constexpr int64_t ROWS = 5 * Strips::ROWS;
-  each_piece(pool, ceil_div(c.T, ROWS), [&](int64_t i, int thread) {
-    const int64_t begin = i * ROWS, n = std::min(ROWS, c.T - begin), whole = n / Strips::ROWS * Strips::ROWS;
-    const uint16_t* x = c.x + begin * c.K;
-    uint16_t* out = c.out + begin * c.N;
-    if (whole) bf16_product<false>((const uint32_t*)x, c.K / 2, c.strips, c.K / 2, whole, c.N, out, c.N);
-    if (whole == n) return;
-    auto* last = (uint16_t*)pool.scratch(thread, OF_ROWS, Strips::ROWS * c.K * 2);  // a tile is read whole
-    std::memcpy(last, x + whole * c.K, (size_t)((n - whole) * c.K) * 2);
-    bf16_product<false>((const uint32_t*)last, c.K / 2, c.strips, c.K / 2, n - whole, c.N, out + whole * c.N, c.N);
+  const Pieces pieces(c.T, c.N, 5);
+  const int64_t n_pairs = c.K / 2, stride = apart(std::min(n_pairs, 2 * STRETCH));
+  each_piece(pool, pieces.n, [&](int64_t i, int thread) {
+    const int64_t row = pieces.row(i), column = pieces.column(i), n = pieces.n_rows(i), n_columns = pieces.n_columns(i);
+    const auto* x = (const uint32_t*)c.x + row * n_pairs;
+    const uint32_t* strips = c.strips + column * n_pairs;
+    uint16_t* out = c.out + row * c.N + column;
+    auto* copies = (uint32_t*)pool.scratch(thread, OF_ROWS, pieces.rows * stride * 4);
+    auto* sums = (float*)pool.scratch(thread, OF_SUMS, pieces.rows * pieces.columns * 4);
+    if (!is_one_stretch(n_pairs)) std::fill(sums, sums + n * n_columns, 0.0f);
+    each_stretch(n_pairs, [&](int64_t begin, int64_t end) {
+      for (int64_t r = 0; r < n; r++)
+        std::memcpy(copies + r * stride, x + r * n_pairs + begin, (size_t)(end - begin) * 4);
+      const uint32_t* b = strips + begin * Strips::COLUMNS;
+      if (is_one_stretch(n_pairs))
+        bf16_product<false>(copies, stride, b, n_pairs, end - begin, n, n_columns, out, c.N);
+      else
+        bf16_product<false>(copies, stride, b, n_pairs, end - begin, n, n_columns, sums, n_columns);
+    });
+    if (!is_one_stretch(n_pairs)) round_sums(sums, n, n_columns, out, c.N);
   });
 }
 
 inline void transposed_product(Pool& pool, const TransposedProductCall& c) {
-  constexpr int64_t PAIRS = 64, PIECE = 10 * Strips::ROWS;
+  constexpr int64_t PAIRS = 64;
   const int64_t n_pairs = ceil_div(c.n, 2);
   auto* left = (uint32_t*)pool.scratch(0, OF_LEFT, Strips::rows(c.M, n_pairs) * 4);
   auto* right = (uint32_t*)pool.scratch(0, OF_RIGHT, Strips::columns(c.N, n_pairs) * 4);
   each_piece(pool, ceil_div(n_pairs, PAIRS), [&](int64_t i, int) {
     const int64_t begin = 2 * PAIRS * i, n = std::min(2 * PAIRS, c.n - begin);
-    columns_to_strips<Strips::ROWS>(c.a + begin * c.M, n, c.M, left, n_pairs, PAIRS * i);
-    columns_to_strips<Strips::COLUMNS>(c.b + begin * c.N, n, c.N, right, n_pairs, PAIRS * i);
+    columns_to_strips<Strips::ROWS>(c.a + begin * c.M, c.M, n, c.M, left, n_pairs, PAIRS * i);
+    columns_to_strips<Strips::COLUMNS>(c.b + begin * c.N, c.N, n, c.N, right, n_pairs, PAIRS * i);
   });
-  each_piece(pool, ceil_div(c.M, PIECE), [&](int64_t i, int) {
-    const int64_t begin = i * PIECE, n = std::min(PIECE, c.M - begin), at = begin * c.N;
-    const uint32_t* strips = left + begin * n_pairs;
-    if (c.sums)
-      bf16_product<true>(strips, 0, right, n_pairs, n, c.N, c.sums + at, c.N);
-    else
-      bf16_product<true>(strips, 0, right, n_pairs, n, c.N, c.out + at, c.N);
+  const Pieces pieces(c.M, c.N, 10);
+  each_piece(pool, pieces.n, [&](int64_t i, int thread) {
+    const int64_t row = pieces.row(i), column = pieces.column(i), n = pieces.n_rows(i), n_columns = pieces.n_columns(i);
+    const bool is_rounded = !c.sums, is_direct = is_rounded && is_one_stretch(n_pairs);
+    auto* sums = is_rounded ? (float*)pool.scratch(thread, OF_SUMS, pieces.rows * pieces.columns * 4)
+                            : c.sums + row * c.N + column;
+    if (is_rounded && !is_direct) std::fill(sums, sums + n * n_columns, 0.0f);
+    each_stretch(n_pairs, [&](int64_t begin, int64_t end) {
+      const uint32_t *a = left + row * n_pairs + begin * Strips::ROWS,
+                     *b = right + column * n_pairs + begin * Strips::COLUMNS;
+      if (is_direct)
+        bf16_product<true>(a, n_pairs, b, n_pairs, end - begin, n, n_columns, c.out + row * c.N + column, c.N);
+      else
+        bf16_product<true>(a, n_pairs, b, n_pairs, end - begin, n, n_columns, sums, is_rounded ? n_columns : c.N);
+    });
+    if (is_rounded && !is_direct) round_sums(sums, n, n_columns, c.out + row * c.N + column, c.N);
   });
 }
 

@@ -19,10 +19,13 @@ struct Strips {  // 28 sums, two vectors of the right side and one of the left: 
 INLINE __mmask16 lanes(int64_t n) { return (__mmask16)(n >= W ? 0xFFFF : (1u << std::max<int64_t>(n, 0)) - 1); }
 
 // Sums as bf16 numbers, or added to float32 ones.
-INLINE void put_sums(uint16_t* out, __mmask16 there, F sums) {
+INLINE __m256i rounded_sums(F sums) {
   __m256i rounded;
   asm("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(sums));
-  _mm256_mask_storeu_epi16(out, there, rounded);
+  return rounded;
+}
+INLINE void put_sums(uint16_t* out, __mmask16 there, F sums) {
+  _mm256_mask_storeu_epi16(out, there, rounded_sums(sums));
 }
 INLINE void put_sums(float* out, __mmask16 there, F sums) {
   _mm512_mask_storeu_ps(out, there, add(_mm512_maskz_loadu_ps(there, out), sums));
@@ -52,15 +55,36 @@ inline void strip_product(const uint32_t* a, int64_t a_row, const uint32_t* b, i
   });
 }
 
-// out [n_rows, n_columns] of rows `stride` apart. Rows as they lie are read up to a multiple of ROWS.
+// out [n_rows, n_columns] of rows `stride` apart, over n pairs. Rows of a are `a_row` units apart, for strips ROWS of
+// them a_row · ROWS; strips of b `b_strip` pairs. Rows as they lie are read up to a multiple of ROWS.
 template <bool IS_STRIP, class Number>
-inline void bf16_product(const uint32_t* a, int64_t a_row, const uint32_t* b, int64_t n_pairs, int64_t n_rows,
-                         int64_t n_columns, Number* out, int64_t stride) {
-  for (int64_t c = 0; c < n_columns; c += Strips::COLUMNS, b += n_pairs * Strips::COLUMNS)
+inline void bf16_product(const uint32_t* a, int64_t a_row, const uint32_t* b, int64_t b_strip, int64_t n,
+                         int64_t n_rows, int64_t n_columns, Number* out, int64_t stride) {
+  for (int64_t c = 0; c < n_columns; c += Strips::COLUMNS, b += b_strip * Strips::COLUMNS)
     for (int64_t r = 0; r < n_rows; r += Strips::ROWS)
-      strip_product<IS_STRIP>(a + r * (IS_STRIP ? n_pairs : a_row), a_row, b, n_pairs, n_rows - r, n_columns - c,
-                              out + r * stride + c, stride);
+      strip_product<IS_STRIP>(a + r * a_row, a_row, b, n, n_rows - r, n_columns - c, out + r * stride + c, stride);
 }
+
+// A long inner dimension is summed in stretches, so that a strip of them stays in the second-level cache while all rows
+// meet it: out of `sums` [n_rows, n_columns], which body(begin, end) adds to, or without them where one stretch is all.
+constexpr int64_t STRETCH = 512;  // pairs
+INLINE bool is_one_stretch(int64_t n_pairs) { return n_pairs <= 2 * STRETCH; }
+template <class Body>
+inline void each_stretch(int64_t n_pairs, Body&& body) {
+  if (is_one_stretch(n_pairs)) return body((int64_t)0, n_pairs);
+  for (int64_t k = 0; k < n_pairs; k += STRETCH) body(k, std::min(k + STRETCH, n_pairs));
+}
+inline void round_sums(const float* sums, int64_t n_rows, int64_t n_columns, uint16_t* out, int64_t stride) {
+  for (int64_t r = 0; r < n_rows; r++)
+    for (int64_t c = 0; c < n_columns; c += W) {
+      const __mmask16 there = lanes(n_columns - c);
+      put_sums(out + r * stride + c, there, _mm512_maskz_loadu_ps(there, sums + r * n_columns + c));
+    }
+}
+
+// A row of so many units in memory of our own: an odd number of cache lines, so that the rows of a tile, which are read
+// side by side, lie in different sets.
+INLINE int64_t apart(int64_t units) { return (ceil_div(units, W) | 1) * W; }
 
 // Rows of x [n, K], K even, as the columns of a right side.
 inline void rows_to_strips(const uint16_t* x, int64_t n, int64_t K, uint32_t* out) {
@@ -91,23 +115,34 @@ inline void rows_to_strips(const uint16_t* x, int64_t n, int64_t K, uint32_t* ou
   }
 }
 
-// Columns of x [n, columns] as pairs of its rows, zeros after the last: from pair `first` on of strips of n_pairs.
+// Columns of x [n, columns], rows `stride` apart, as pairs of its rows, zeros after the last: from pair `first` on of
+// strips of n_pairs.
 template <int64_t WIDTH>
-inline void columns_to_strips(const uint16_t* x, int64_t n, int64_t columns, uint32_t* out, int64_t n_pairs,
-                              int64_t first) {
+inline void columns_to_strips(const uint16_t* x, int64_t stride, int64_t n, int64_t columns, uint32_t* out,
+                              int64_t n_pairs, int64_t first) {
   constexpr int64_t TOGETHER = 4;  // pairs: their rows stay in the first-level cache, and what is written lies together
+  const auto widened = [](__m256i numbers) { return _mm512_cvtepu16_epi32(numbers); };
   for (int64_t begin = 0; begin < ceil_div(n, 2); begin += TOGETHER)
-    for (int64_t c = 0; c < columns; c += WIDTH)
-      for (int64_t k = begin; k < std::min(begin + TOGETHER, ceil_div(n, 2)); k++) {
-        const uint16_t *even = x + 2 * k * columns + c, *odd = even + columns;
+    for (int64_t c = 0; c < columns; c += WIDTH) {
+      const int64_t end = std::min(begin + TOGETHER, ceil_div(n, 2));
+      for (int64_t k = begin; k < end; k++) {
+        const uint16_t *even = x + 2 * k * stride + c, *odd = even + stride;
         uint32_t* at = out + c * n_pairs + (first + k) * WIDTH;
         for (int64_t i = 0; i < WIDTH; i += W) {
+          if (columns - c - i >= W && 2 * k + 1 < n && (WIDTH - i >= W || k + 1 < end)) {
+            // of a narrow strip the next pair overwrites what is too much
+            const I low = widened(_mm256_loadu_si256((const __m256i*)(even + i)));
+            const I high = widened(_mm256_loadu_si256((const __m256i*)(odd + i)));
+            _mm512_storeu_si512(at + i, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+            continue;
+          }
           const __mmask16 there = lanes(std::min(columns - c, WIDTH) - i);
-          const I low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, even + i));
-          const I high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(2 * k + 1 < n ? there : 0, odd + i));
+          const I low = widened(_mm256_maskz_loadu_epi16(there, even + i));
+          const I high = widened(_mm256_maskz_loadu_epi16(2 * k + 1 < n ? there : 0, odd + i));
           _mm512_mask_storeu_epi32(at + i, lanes(WIDTH - i), _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
         }
       }
+    }
 }
 
 }  // namespace coterie::COTERIE_ISA

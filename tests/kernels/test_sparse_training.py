@@ -78,15 +78,34 @@ def test_a_weight_of_zero_has_its_exact_gradient(kernels: str) -> None:
 
 
 @pytest.mark.parametrize("kernels", OF_BF16)
-def test_bfloat16_is_as_near_to_float64_as_its_rounding(kernels: str) -> None:
+@pytest.mark.parametrize("kind", ["random", "some unused", "idle experts", "one takes all"])
+@pytest.mark.parametrize(("T", "E", "D", "F"), [(300, 4, 64, 96), (517, 9, 34, 150), (5, 9, 270, 18)])
+def test_bfloat16_is_as_near_to_float64_as_its_rounding(
+    kind: str, T: int, E: int, D: int, F: int, kernels: str
+) -> None:
     """Relative error of each gradient as a whole: under 1 %, for inputs that are themselves exact."""
-    ids = ids_of("random", 300, 2, 4)
-    given = inputs(300, 2, 4, 64, 96, torch.bfloat16)
+    ids = ids_of(kind, T, 2, E)
+    given = inputs(T, 2, E, D, F, torch.bfloat16)
     given[1] = given[1].float()
     exact = results(reference.sparse_ffn, ids, [t.double() for t in given])
     with cpu.use(kernels):
         for got, wanted in zip(results(sparse_ffn_training, ids, given), exact, strict=True):
             assert float((got.double() - wanted).norm() / wanted.norm()) < 0.01
+
+
+@pytest.mark.parametrize("kind", ["random", "idle experts", "one takes all"])
+def test_bfloat16_has_the_same_bits_with_any_number_of_threads(kind: str) -> None:
+    """Rows, weights and their gradients of several experts are on their way at once, in memory that they share."""
+    ids, given, n_threads = ids_of(kind, 700, 2, 9), inputs(700, 2, 9, 64, 96, torch.bfloat16), torch.get_num_threads()
+    found = []
+    try:
+        for n in (1, 2, 3, 2):
+            torch.set_num_threads(n)
+            found.append(results(sparse_ffn_training, ids, given))
+    finally:
+        torch.set_num_threads(n_threads)
+    for other in found[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(found[0], other, strict=True))
 
 
 def test_frozen_weights_get_no_gradient() -> None:

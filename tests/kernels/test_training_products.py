@@ -9,6 +9,7 @@ from torch import Tensor
 from coterie.kernels import cpu, training_products, training_reference
 
 SIZES = [(1, 2, 2), (14, 32, 16), (37, 18, 34), (64, 130, 46), (71, 256, 96), (130, 34, 16), (3, 512, 30)]
+SIZES += [(17, 2302, 40), (2303, 46, 66)]  # sums in stretches
 
 
 def bf16(*shape: int) -> Tensor:
@@ -56,7 +57,7 @@ def test_a_number_that_is_none_stays_in_its_row() -> None:
 
 
 def test_the_same_bits_with_any_number_of_threads() -> None:
-    a, b, w, n_threads = bf16(300, 64), bf16(300, 96), bf16(96, 64), torch.get_num_threads()
+    a, b, w, n_threads = bf16(2500, 64), bf16(2500, 96), bf16(96, 64), torch.get_num_threads()
     found = []
     try:
         for n in (1, 2, 3):

@@ -96,7 +96,7 @@ def activations(
     else:
         layer = Activations(**{part: n * L for part, n in asdict(layer).items()})
     turns = T * 2 * c.head_dim * b  # cosines and sines, which all layers share
-    logits = rows_of_block(c.vocab_size, device) * c.vocab_size * (b if device == "cuda" else 4 + b)
+    logits = rows_of_block(c.vocab_size, dtype, device) * c.vocab_size * (b if device == "cuda" else 4 + b)
     loss = T * D * b + c.vocab_size * D * (4 + b) + logits
     return replace(layer, attention=layer.attention + turns, norms=layer.norms + inputs, loss=loss)
 

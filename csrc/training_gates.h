@@ -1,0 +1,110 @@
+// SwiGLU and its gradient between products of bf16, as exact as bf16 shows: 2^x by a polynomial of degree 4 and a
+// reciprocal of 14 bits, which together are off by a thirtieth of the last place that is kept.
+#pragma once
+
+#include "training_attention.h"
+#include "training_products.h"
+
+namespace coterie::COTERIE_ISA {
+
+#if defined(COTERIE_AVX512)
+
+INLINE F sigmoid_of_bf16(F x) {
+  return _mm512_rcp14_ps(add(set1(1.0f), exp2<Bf16Math::DEGREE>(min(set1(126.0f), mul(x, set1(-LOG2_E))))));
+}
+// Of a vector all numbers, or those that are there: masks cost time.
+template <bool IS_WHOLE>
+INLINE F read_bf16(const uint16_t* x, __mmask16 there) {
+  const auto numbers = IS_WHOLE ? _mm256_loadu_si256((const __m256i*)x) : _mm256_maskz_loadu_epi16(there, x);
+  return (F)_mm512_slli_epi32(_mm512_cvtepu16_epi32(numbers), 16);
+}
+template <bool IS_WHOLE>
+INLINE void write_bf16(uint16_t* x, __mmask16 there, __m256i numbers) {
+  if constexpr (IS_WHOLE)
+    _mm256_storeu_si256((__m256i*)x, numbers);
+  else
+    _mm256_mask_storeu_epi16(x, there, numbers);
+}
+// body.operator()<IS_WHOLE>(i, there) for the vectors of n numbers
+template <class Body>
+INLINE void each_vector(int64_t n, Body&& body) {
+  int64_t i = 0;
+  for (; i + W <= n; i += W) body.template operator()<true>(i, (__mmask16)0xFFFF);
+  if (i < n) body.template operator()<false>(i, lanes(n - i));
+}
+
+// out [F] = silu(gate) · up of h [2F]
+inline void gate_row(const uint16_t* h, int64_t n, uint16_t* out) {
+  each_vector(n, [&]<bool IS_WHOLE>(int64_t i, __mmask16 there) __attribute__((always_inline)) {
+    const F gate = read_bf16<IS_WHOLE>(h + i, there), up = read_bf16<IS_WHOLE>(h + n + i, there);
+    write_bf16<IS_WHOLE>(out + i, there, rounded_sums(mul(mul(gate, sigmoid_of_bf16(gate)), up)));
+  });
+}
+
+// Two rows of pairs (token, expert), and what their gradient is made of.
+struct GateRows {
+  const uint16_t* h[2];     // [2F]
+  const uint16_t* grad[2];  // [F], of a = silu(gate) · up
+  float weight[2];
+  uint16_t* grad_h[2];  // [2F]
+  float dot[2];         // <a, grad>
+};
+struct GateGradient {
+  F gate, up, weighted;  // of h; weight · a
+};
+template <bool IS_WHOLE>
+INLINE GateGradient gate_backward(const GateRows& rows, int row, int64_t i, int64_t n, __mmask16 there, F& dot) {
+  const F one = set1(1.0f), weight = set1(rows.weight[row]), g = read_bf16<IS_WHOLE>(rows.h[row] + i, there),
+          u = read_bf16<IS_WHOLE>(rows.h[row] + n + i, there), d = read_bf16<IS_WHOLE>(rows.grad[row] + i, there),
+          wd = mul(weight, d), s = sigmoid_of_bf16(g), silu = mul(g, s), a = mul(silu, u);
+  dot = fma(a, d, dot);
+  return {mul(mul(wd, u), mul(s, fma(g, sub(one, s), one))), mul(wd, silu), mul(weight, a)};
+}
+
+// Both rows at once, since in strips they are pairs: weight · a into strips of columns `a_strip` units apart, and the
+// gradient of h as rows and as the pairs `grad_h` [2F]. F columns; a strip's columns beyond them become zeros.
+inline void gate_backward_rows(GateRows& rows, int64_t n, uint32_t* a, int64_t a_strip, uint32_t* grad_h) {
+  const I order = _mm512_or_si512(
+      _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+      _mm512_slli_epi32(_mm512_setr_epi32(16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31), 16));
+  F dots[2] = {zero(), zero()};
+  const auto a_at = [&](int64_t i) { return a + i / Strips::COLUMNS * a_strip + i % Strips::COLUMNS; };
+  each_vector(n, [&]<bool IS_WHOLE>(int64_t i, __mmask16 there) __attribute__((always_inline)) {
+    const auto put = [&](I both, int64_t at) __attribute__((always_inline)) {
+      write_bf16<IS_WHOLE>(rows.grad_h[0] + at, there, _mm512_castsi512_si256(both));
+      write_bf16<IS_WHOLE>(rows.grad_h[1] + at, there, _mm512_extracti64x4_epi64(both, 1));
+      const I pairs = _mm512_permutexvar_epi16(order, both);
+      if constexpr (IS_WHOLE)
+        _mm512_storeu_si512(grad_h + at, pairs);
+      else
+        _mm512_mask_storeu_epi32(grad_h + at, there, pairs);
+    };
+    const GateGradient first = gate_backward<IS_WHOLE>(rows, 0, i, n, there, dots[0]),
+                       second = gate_backward<IS_WHOLE>(rows, 1, i, n, there, dots[1]);
+    put(Bf16Math::rounded(first.gate, second.gate), i);
+    put(Bf16Math::rounded(first.up, second.up), n + i);
+    _mm512_storeu_si512(a_at(i), _mm512_permutexvar_epi16(order, Bf16Math::rounded(first.weighted, second.weighted)));
+  });
+  for (int64_t i = round_up(n, W); i < round_up(n, Strips::COLUMNS); i += W) _mm512_storeu_si512(a_at(i), (I)zero());
+  for (int row = 0; row < 2; row++) rows.dot[row] = sum_lanes(dots[row]);
+}
+
+// Pairs [n][width] as strips of rows from `out` on, of strips `stride` units apart. What a vector writes beyond its
+// strip's pair the next pair overwrites; the last one writes no more than its own.
+inline void pairs_to_strips(const uint32_t* pairs, int64_t n, int64_t width, uint32_t* out, int64_t stride) {
+  constexpr __mmask16 OWN = (1u << Strips::ROWS) - 1;
+  for (int64_t f = 0; f < width; f += Strips::ROWS, out += stride) {
+    const __mmask16 there = lanes(std::min(Strips::ROWS, width - f));
+    for (int64_t k = 0; k < n; k++) {
+      const I units = _mm512_maskz_loadu_epi32(there, pairs + k * width + f);
+      if (k + 1 < n)
+        _mm512_storeu_si512(out + k * Strips::ROWS, units);
+      else
+        _mm512_mask_storeu_epi32(out + k * Strips::ROWS, OWN, units);
+    }
+  }
+}
+
+#endif
+
+}  // namespace coterie::COTERIE_ISA
