@@ -6,6 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from coterie.server import (
     chat,
     completions,
+    docs_page,
     embeddings,
     fim,
     health,
@@ -27,8 +28,8 @@ from coterie.server.state import State
 __all__ = ["ROUTE_MODULES", "App", "build_app"]
 
 ROUTE_MODULES = (  # each has `routes(state) -> list[Route]`
-    *(chat, completions, embeddings, fim, health, metrics, model_list, openapi, page, routing_routes),
-    tokenize_routes,
+    *(chat, completions, docs_page, embeddings, fim, health, metrics, model_list, openapi, page),
+    *(routing_routes, tokenize_routes),
 )
 
 

@@ -15,12 +15,20 @@ from starlette.routing import Route
 from coterie.server.failures import ApiError
 from coterie.server.state import State
 
-__all__ = ["POLICY", "read_page", "routes"]
+__all__ = ["HEADERS", "POLICY", "read_page", "routes"]
 
 POLICY = (
     "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "cache-control": "no-cache",
+}
 _KINDS = {
     "css": "text/css; charset=utf-8",
     "html": "text/html; charset=utf-8",
@@ -62,15 +70,7 @@ def routes(state: State) -> list[Route]:
 
 
 def _answer(request: Request, file: PageFile) -> Response:
-    headers = {
-        "content-security-policy": POLICY,
-        "x-content-type-options": "nosniff",
-        "referrer-policy": "no-referrer",
-        "cross-origin-opener-policy": "same-origin",
-        "permissions-policy": "camera=(), geolocation=(), microphone=()",
-        "cache-control": "no-cache",
-        "etag": file.tag,
-    }
+    headers = {**HEADERS, "etag": file.tag}
     if request.headers.get("if-none-match") == file.tag:
         return Response(status_code=304, headers=headers)
     return Response(file.body, media_type=file.kind, headers=headers)
