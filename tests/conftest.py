@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ from hypothesis import HealthCheck, settings
 
 from coterie.config import ModelConfig
 from coterie.model import Transformer
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started with `&`: what tests start would ignore it too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 IS_FULL = os.environ.get("COTERIE_FULL") == "1"
 
