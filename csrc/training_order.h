@@ -44,7 +44,8 @@ class SparseOrder {
       const SparsePiece& piece = pieces_[(size_t)i];
       const int work = (int)piece.work;
       if (work > 0) wait(work - 1, piece.expert);
-      if (work < 2 && piece.expert >= SLOTS) wait(work + 1, piece.expert - SLOTS);  // who has its place
+      if (work < 2)  // all who had its place: an expert without rows waits for nobody, so the last one is not enough
+        for (int64_t before = piece.expert - SLOTS; before >= 0; before -= SLOTS) wait(work + 1, before);
       body(piece, thread);
       left(work, piece.expert).fetch_sub(1, std::memory_order_release);
     });
