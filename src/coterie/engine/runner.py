@@ -19,6 +19,7 @@ from coterie.routing.edits import ExpertEdits, row_edits
 __all__ = ["CARD_CHUNK", "CHUNK", "Runner"]
 
 CARD_CHUNK = 8192  # most prompt tokens of a pass on a card, whose products are the faster the more rows they have
+_FIRST = 2048  # tokens that a growing cache has room for where graphs hold its addresses: each move makes them anew
 
 Edits = Sequence[ExpertEdits | None]  # of each sequence of a pass
 
@@ -33,6 +34,8 @@ class Runner:
         self._latest: tuple[Tensor, Tensor] | None = None  # hidden states and logits of a step by a graph
         self.chunk = CHUNK if model.device.type == "cpu" else CARD_CHUNK
         self.cache = PagedCache(model.config, cache_dtype or model.cache_dtype, model.device, n_pages)
+        if self._graphs is not None and n_pages is None:
+            self.cache.reserve(1, _FIRST)
 
     @torch.inference_mode()
     def feed(self, work: Sequence[tuple[int, Sequence[int]]], edits: Edits | None = None) -> Output:

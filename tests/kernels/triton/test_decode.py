@@ -79,6 +79,16 @@ def test_a_cache_that_moves_makes_its_graphs_anew(model: Transformer) -> None:
     assert runner._graphs._steps[1, 32] is not before[1, 32]
 
 
+def test_a_short_text_does_not_move_the_cache(model: Transformer) -> None:
+    """A text of 200 tokens once moved a cache of one page three times, and each time its graphs were made anew."""
+    runner = Runner(model)
+    before = runner.cache.store.addresses
+    for n in (40, 60, 100):
+        runner.feed([(0, [3] * n)])
+    assert runner.cache.store.addresses is before
+    assert Runner(model, n_pages=4).cache.n_pages == 4
+
+
 def test_a_model_that_cannot_be_captured_decodes_without(
     model: Transformer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
