@@ -5,11 +5,11 @@ import random
 import pytest
 
 from coterie import load
+from coterie.engine.request import Request, SamplingParams
 from coterie.engine.sampling import TokenLogprob
-from coterie.engine.sequence import Event
-from coterie.engine.stops import StopFilter
+from coterie.engine.sequence import Event, Sequence
 from coterie.server.tokens import Token, TokenReader, vocabulary
-from coterie.tokenizer import TextStream, Tokenizer
+from coterie.tokenizer import Tokenizer
 
 TEXT = "Il était une fois, 日本 🙂 naïve\n  déjà vu END of it. Ärger 🙃!"
 
@@ -21,17 +21,12 @@ def demo() -> Tokenizer:
 
 def events(tokenizer: Tokenizer, ids: list[int], context: list[int], stops: list[str]) -> list[Event]:
     """What the engine makes of these ids."""
-    stream, filter_, made = TextStream(tokenizer, context), StopFilter(stops), []
-    for place, i in enumerate(ids):
-        text, finish = filter_.push(stream.push([i])), None
-        if filter_.is_stopped:
-            finish = "stop"
-        elif place == len(ids) - 1:
-            finish = "length"
-            text += filter_.push(stream.finish())
-            text += "" if filter_.is_stopped else filter_.finish()
-        made.append(Event(0, 0, i, text, finish, TokenLogprob(i, -1.0, ((i, -1.0),))))
-        if finish is not None:
+    request = Request((1,), SamplingParams(max_tokens=len(ids), stop=stops, temperature=1), tuple(context))
+    eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    sequence, made = Sequence.of(0, request, 0, 0, eos, tokenizer), []
+    for i in ids:
+        made.append(sequence.write(i, TokenLogprob(i, -1.0, ((i, -1.0),))))
+        if sequence.finish_reason is not None:
             break
     return made
 
@@ -53,7 +48,7 @@ def test_the_texts_of_tokens_add_up_to_the_content(demo: Tokenizer, seed: int) -
     ids = demo.encode(TEXT)
     ids = [draw.choice(ids) if draw.random() < 0.3 else i for i in ids][: draw.randrange(1, len(ids))]
     context = demo.encode("Once", bos=True) if draw.random() < 0.5 else []
-    stops = draw.choice([[], ["END"], ["é"], ["n", " une fo"]])
+    stops = draw.choice([[], ["END"], ["é"], ["n", " une fo"], ["🙂 na"]])
     content, tokens = read(demo, events(demo, ids, context, stops), context)
     assert "".join(t.text for t in tokens) == content
     assert all(t.text == "" for t in tokens if not t.is_shown)
@@ -76,11 +71,26 @@ def test_half_a_character_at_the_end_reads_as_one_that_is_broken(demo: Tokenizer
     assert content == "�" == "".join(t.text for t in tokens)
 
 
+@pytest.mark.parametrize("end", ["", "</s>"])
+def test_half_a_character_before_the_end_is_shown_with_it(demo: Tokenizer, end: str) -> None:
+    """The end token brings no text of its own, but then the half character has waited long enough."""
+    first = next(i for i in demo.encode("日") if demo.piece(i).startswith("<0x"))
+    assert demo.eos_id is not None
+    content, tokens = read(demo, events(demo, [first] + [demo.eos_id] * (end != ""), [], []), [])
+    assert content == "\N{REPLACEMENT CHARACTER}" == "".join(t.text for t in tokens if t.is_shown)
+
+
+def test_bytes_of_a_character_that_a_stop_string_cuts_off_are_not_shown(demo: Tokenizer) -> None:
+    ids = demo.encode("a🙂")
+    assert sum(demo.piece(i).startswith("<0x") for i in ids) == 4
+    content, tokens = read(demo, events(demo, ids, [], ["🙂"]), [])
+    assert content == "a" == "".join(t.text for t in tokens)
+    assert b"".join(t.raw for t in tokens if t.is_shown) == b"a" and len(tokens) == len(ids)
+
+
 def test_the_end_token_has_no_text_and_is_not_shown(demo: Tokenizer) -> None:
     assert demo.eos_id is not None
-    made = [Event(0, 0, demo.encode("Once")[0], "Once"[:2]), Event(0, 0, demo.eos_id, "", "stop")]
-    made[0].text = demo.decode([demo.encode("Once")[0]])
-    _, tokens = read(demo, made, [])
+    _, tokens = read(demo, events(demo, [demo.encode("Once")[0], demo.eos_id], [], []), [])
     assert [t.is_shown for t in tokens] == [True, False]
 
 

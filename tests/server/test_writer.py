@@ -7,16 +7,20 @@ from typing import Any
 
 import pytest
 
+from coterie import load
 from coterie.engine.request import Request, SamplingParams
-from coterie.engine.sequence import Event
+from coterie.engine.sampling import TokenLogprob
+from coterie.engine.sequence import Event, Sequence
 from coterie.errors import CheckpointError
 from coterie.server.answer import Answer
 from coterie.server.chat import ChatWriter
+from coterie.server.completions import TextWriter
 from coterie.server.failures import ApiError
 from coterie.server.prompts import Asked
 from coterie.server.routing_answer import Shelf
 from coterie.server.schema import read
 from coterie.server.schema_chat import ChatBody
+from coterie.server.schema_text import CompletionBody
 from coterie.server.writer import Context, read_all
 
 HELLO = [{"role": "user", "content": "Il était une fois"}]
@@ -44,6 +48,29 @@ def writer(ticket: FakeTicket, **body: Any) -> ChatWriter:
     answer.add(ticket, None)  # type: ignore[arg-type]
     asked = [Asked(ticket.request)]
     return ChatWriter(answer, read(ChatBody, {"messages": HELLO, **body}), asked, Context("openai", "", Shelf()), None)
+
+
+def test_offsets_in_a_stream_are_those_of_tokens_that_wait() -> None:
+    """Of " E", which may become " END", the space is shown while the token still waits."""
+    tokenizer = load().tokenizer
+    ids = tokenizer.encode("the END")
+    assert [tokenizer.piece(i) for i in ids] == ["▁the", "▁E", "N", "D"]
+    request = Request((1,), SamplingParams(max_tokens=8, stop=("END",), logprobs=0))
+    sequence = Sequence.of(0, request, 0, 0, (), tokenizer)
+    ticket: Any = FakeTicket([sequence.write(i, TokenLogprob(i, -1.0, ())) for i in ids])
+    answer = Answer("cmpl", "demo", "fp_0")
+    answer.add(ticket, tokenizer)
+    body = read(CompletionBody, {"prompt": "a", "logprobs": 0})
+    text = TextWriter(answer, body, [Asked(request)], Context("openai", "", Shelf()), tokenizer)
+
+    async def frames() -> str:
+        return "".join([f async for f in text.stream()])
+
+    found = [c for f in asyncio.run(frames()).strip().split("\n\n")[:-1] for c in json.loads(f[6:])["choices"]]
+    assert "".join(c["text"] for c in found) == "the "
+    told = [c["logprobs"] for c in found if c["logprobs"]]
+    assert [t for part in told for t in part["tokens"]] == ["the", " "]
+    assert [o for part in told for o in part["text_offset"]] == [0, 3]
 
 
 def test_a_sample_that_fails_ends_with_its_sentence() -> None:

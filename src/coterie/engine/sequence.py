@@ -39,6 +39,7 @@ class Event:
     n_cached: int = 0  # prompt tokens that were at hand; on progress and on a sample's first token
     progress: tuple[int, int] | None = None  # prompt tokens done, of all; then there is neither token nor text
     cause: Exception | None = None  # of the error
+    own_text: str = ""  # what the token itself adds, before what may become a stop string is held back or cut off
 
 
 @dataclass(slots=True, eq=False)
@@ -142,37 +143,39 @@ class Sequence:
             self.drafter.push(token_id)
         if token_id in self.stop_ids:
             self.finish_reason = "stop"
-        text = self._text_of(token_id, n) if self.stream is not None else ""
-        if self.finish_reason is None and n >= params.max_tokens:
-            self.finish_reason = "length"
-        if self.finish_reason is not None:
-            text += self.rest()
-        n_cached = self.n_cached if n == 1 else 0
-        return Event(self.number, self.sample, token_id, text, self.finish_reason, logprob, n_cached=n_cached)
-
-    def _text_of(self, token_id: int, n: int) -> str:
-        """What the n-th token adds to the text that may be shown."""
-        assert self.stream is not None
-        if token_id in self.stop_ids and not self.draw.params.include_stop:
-            return ""
-        text = self.stream.push([token_id])
-        if n >= self.draw.params.min_tokens:
+        own = text = self._own_text(token_id)
+        if n >= params.min_tokens:
             text = self.stops.push(text)
             if self.stops.is_stopped:
                 self.finish_reason = "stop"
-        return text
+        if self.finish_reason is None and n >= params.max_tokens:
+            self.finish_reason = "length"
+        if self.finish_reason is not None:
+            tail, rest = self.rest()
+            own, text = own + tail, text + rest
+        n_cached = self.n_cached if n == 1 else 0
+        return Event(
+            self.number, self.sample, token_id, text, self.finish_reason, logprob, n_cached=n_cached, own_text=own
+        )
 
-    def rest(self) -> str:
-        """The text still held back at the end."""
-        if self.stream is None or self.stops.is_stopped:
+    def _own_text(self, token_id: int) -> str:
+        """What the token adds to the text; a stop id only where it shall be shown."""
+        if self.stream is None or (token_id in self.stop_ids and not self.draw.params.include_stop):
             return ""
-        text = self.stops.push(self.stream.finish())
-        return text if self.stops.is_stopped else text + self.stops.finish()
+        return self.stream.push([token_id])
+
+    def rest(self) -> tuple[str, str]:
+        """At the end: half a character, which is of the last token, and all the text that was held back."""
+        if self.stream is None:
+            return "", ""
+        tail = self.stream.finish()
+        text = self.stops.push(tail)
+        return tail, text if self.stops.is_stopped else text + self.stops.finish()
 
     def end(self, reason: str, cause: Exception | None = None) -> Event:
         """The last event of a sequence that ends without a token."""
         self.finish_reason, self.pending = reason, None
-        text = "" if cause is not None else self.rest()
+        text = "" if cause is not None else self.rest()[1]
         error = None if cause is None else told(cause)
         return Event(self.number, self.sample, None, text, reason, error=error, n_cached=self.n_cached, cause=cause)
 

@@ -88,14 +88,14 @@ class TextWriter(Writer):
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        self._offsets: Counter[int] = Counter()  # characters shown of each choice
+        self._offsets: Counter[int] = Counter()  # characters of each choice's tokens so far; its text may be ahead
 
     def opening(self, index: int) -> None:
         return None
 
     def delta(self, part: Part) -> dict[str, Any]:
         logprobs = self._logprobs(part)
-        self._offsets[part.index] += len(part.text)
+        self._offsets[part.index] += sum(len(token.text) for token in part.tokens)
         return {"index": part.index, "text": part.text, "logprobs": logprobs, "finish_reason": None}
 
     def ending(self, part: Part) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """What each token adds to a text: characters, bytes, log-probabilities, routing, in step with the text that is shown.
 
 The engine holds text back (half a character, what may become a stop string), so a token is released when its text is;
-then the texts of the tokens shown add up to the content, to the character, at every moment. A token of a stop string
-that was cut off has no text left, and none of its log-probabilities are shown.
+then the texts of the tokens shown add up to the content, to the character, at every moment. A character of several
+tokens is the last one's text, and the others are released with it. A token of a stop string that was cut off has no
+text left, and none of its log-probabilities are shown.
 """
 
 import asyncio
-from collections import deque
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from coterie.engine.sampling import TokenLogprob
 from coterie.engine.sequence import Event
-from coterie.tokenizer import TextStream, Tokenizer
+from coterie.tokenizer import Tokenizer
 from coterie.tokenizer.protocol import KnowsBytes
 
 __all__ = ["Token", "TokenReader", "Vocabulary", "load_vocabulary", "vocabulary"]
@@ -77,9 +77,8 @@ class TokenReader:
 
     def __init__(self, tokenizer: Tokenizer, context_ids: tuple[int, ...]):
         self._words = vocabulary(tokenizer)
-        self._stream = TextStream(tokenizer, context_ids)
         self._begins_anew = not context_ids
-        self._held: deque[Token] = deque()
+        self._held: list[Token] = []
         self._room = 0  # characters of content that no released token has
 
     def take(self, event: Event) -> None:
@@ -87,39 +86,35 @@ class TokenReader:
         self._room += len(event.text)
         if event.token_id is None:
             return
-        text, raw = self._stream.push([event.token_id]), self._words.raw(event.token_id)
-        is_shown, is_first = bool(raw or text), self._begins_anew
-        self._begins_anew = is_first and not is_shown
+        text, raw = event.own_text, self._words.raw(event.token_id)
+        is_first = self._begins_anew
+        self._begins_anew = is_first and not (raw or text)
+        is_shown = bool(text or (raw and event.finish_reason != "stop"))  # what ended the text has no place in it
         if is_first and raw.startswith(b" ") and not text.startswith(" "):
             raw = raw[1:]  # the space that SentencePiece puts in front is not in the text
         self._held.append(Token(event.token_id, text, raw, is_first, is_shown, event.logprob, event.routing))
 
     def release(self) -> list[Token]:
         """The tokens whose text has been shown whole."""
-        free = []
-        while self._held and len(self._held[0].text) <= self._room:
-            token = self._held.popleft()
-            self._room -= len(token.text)
-            free.append(token)
+        n, room = 0, self._room
+        for place, token in enumerate(self._held, 1):
+            room -= len(token.text)
+            if room < 0:
+                break
+            if token.text:
+                n, self._room = place, room
+        free, self._held = self._held[:n], self._held[n:]
         return free
 
     def finish(self) -> list[Token]:
         """All that is left when the text is complete: cut where the text was cut."""
-        if self._held or self._room:
-            self._end_stream()
-        rest = list(self._held)
-        self._held.clear()
-        for token in rest:
-            if len(token.text) > self._room:
-                is_cut_off = self._room == 0
-                token.text = token.text[: self._room]
-                token.raw = token.text.encode()
-                token.is_shown = not is_cut_off
-            self._room -= len(token.text)
-        return rest
-
-    def _end_stream(self) -> None:
-        """An incomplete character at the end reads U+FFFD; it belongs to the token that came last."""
-        tail = self._stream.finish()
-        if tail and self._held:
-            self._held[-1].text += tail
+        free = self.release()
+        is_cut = any(token.text for token in self._held)  # else all that is left never has text
+        for token in self._held if is_cut else ():
+            kept = token.text[: self._room]
+            if kept or not self._room:
+                token.text, token.raw, token.is_shown = kept, kept.encode(), bool(kept)
+                self._room -= len(kept)
+        free += self._held
+        self._held = []
+        return free
