@@ -49,6 +49,31 @@ def test_scope_sequence_and_cross_entropy_do_not_see_the_micro_batches(n_micro: 
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+UNEVEN = TARGETS.where(torch.arange(16) < torch.tensor([[16], [3], [9], [16]]), -1)  # as masked documents leave them
+
+
+@pytest.mark.parametrize("n_micro", [2, 4])
+def test_every_counted_token_weighs_the_same_where_micro_batches_have_unlike_many(n_micro: int) -> None:
+    whole, cut = model(), model()
+    one = step(whole, 1, UNEVEN, scope="sequence", load=0.5, z=0.1).measures()
+    many = step(cut, n_micro, UNEVEN, scope="sequence", load=0.5, z=0.1).measures()
+    assert many == pytest.approx(one, rel=1e-5)
+    for a, b in zip(gradients(whole), gradients(cut), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_scope_global_does_not_see_ranks_with_unlike_many_counted_tokens() -> None:
+    """Two ranks, one after the other, that know the load of both."""
+    whole, cut = model(), model()
+    counts_LE = torch.stack(step(whole, 1, UNEVEN, scope="global", load=0.5, z=0.1).counts)
+    n_tokens = int((UNEVEN >= 0).sum())
+    for ids, wanted in zip(IDS.chunk(2), UNEVEN.chunk(2), strict=True):
+        rank = Objective(cut, Balance(scope="global", load=0.5, z=0.1), lambda _: counts_LE)
+        rank.backward(ids, wanted, n_tokens=n_tokens, share=0.5, generator=torch.Generator())
+    for a, b in zip(gradients(whole), gradients(cut), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
 def test_scope_global_logs_the_exact_value_of_the_step() -> None:
     exact = [step(model(), n, scope="global", load=0.5).measures()["balance_exact"] for n in (1, 2, 4)]
     assert exact == pytest.approx([exact[0]] * 3, rel=1e-5)

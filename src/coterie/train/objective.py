@@ -38,6 +38,7 @@ class Objective:
         }  # fmt: skip
         self._bias_rate = balance.bias
         self._balance = LoadBalance(balance.scope, reduce)
+        self._means_of_tokens = ("z", "balance") if balance.scope == "global" else ("z",)  # the others: of rows
         self.start_step()
 
     def start_step(self) -> None:
@@ -59,20 +60,26 @@ class Objective:
         share: float,
         generator: torch.Generator,
     ) -> None:
-        """Adds this micro-batch's gradients: the sum of its token losses over `n_tokens`, the others times `share`.
+        """Adds this micro-batch's gradients: the sum of its token losses over `n_tokens`, and its part of the others.
 
         `n_tokens` is the number of counted tokens of the whole step (a target below 0 is not counted), `share` this
-        micro-batch's part of the step. With `documents_BS` tokens attend within their document alone.
+        micro-batch's part of the step's rows. With `documents_BS` tokens attend within their document alone.
         """
         parts = self._losses(ids_BS, targets_BS, documents_BS, generator)
-        total = parts["loss"] / n_tokens
+        n_here = (targets_BS >= 0).sum()  # a tensor: a card is not waited for
+
+        def of_step(name: str, value: Tensor) -> Tensor:
+            if name == "loss":
+                return value / n_tokens
+            return value * n_here / n_tokens if name in self._means_of_tokens else share * value
+
+        total = of_step("loss", parts["loss"])
         for name, weight in self._weights.items():
             if weight and name in parts:
-                total = total + share * weight * parts[name]
+                total = total + weight * of_step(name, parts[name])
         total.backward()  # type: ignore[no-untyped-call]
         for name, value in parts.items():
-            scale = 1 / n_tokens if name == "loss" else share
-            scaled = value.detach().double() * scale
+            scaled = of_step(name, value.detach().double())
             self._sums[name] = self._sums[name] + scaled if name in self._sums else scaled
 
     def measures(self) -> dict[str, float]:
