@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from coterie.routing import Rows
+from coterie.router_config import RouterConfig
+from coterie.routing import Rows, build_router
 from coterie.routing.balance import load_loss
 
 
@@ -22,6 +23,24 @@ def test_noise_is_of_training_alone_and_from_the_generator(
     logits_TE = x_TD @ router.weight.T
     torch.testing.assert_close(quiet.weights_TK, logits_TE.topk(2).values.softmax(-1))
     assert quiet.losses == {}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_one_expert_weighs_what_it_has_of_all_where_nothing_is_renormalised(
+    training: bool, x_TD: Tensor, rows_for: Callable
+) -> None:
+    """The weight was 1 and the router got no gradient, whatever norm_topk_prob said."""
+    generator = torch.Generator().manual_seed(1)
+    router = build_router(
+        RouterConfig(kind="noisy_topk"), n_experts=4, width=6, top_k=1, renormalise=False,
+        new_tensor=lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64),
+    ).train(training)  # fmt: skip
+    weights_TK = router(x_TD, rows_for(x_TD)).weights_TK
+    if not training:
+        torch.testing.assert_close(weights_TK[:, 0], (x_TD @ router.get_parameter("weight").T).softmax(-1).amax(-1))
+    weights_TK.sum().backward()
+    gradient = router.get_parameter("weight").grad
+    assert gradient is not None and gradient.abs().max() > 1e-3
 
 
 def test_the_load_is_the_chance_to_be_chosen_again(make_router: Callable) -> None:

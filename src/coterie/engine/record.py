@@ -194,9 +194,9 @@ def _groups(windows: Iterable[Window], most: int) -> Iterator[list[Window]]:
 def _is_normalised(config: ModelConfig) -> bool:
     """Whether the weights of a token add up to 1."""
     kind = config.router.kind
-    if kind in ("topk", "sigmoid_bias"):
+    if kind in ("topk", "noisy_topk", "sigmoid_bias"):
         return config.norm_topk_prob and config.router.scale == 1
-    return kind in ("noisy_topk", "gshard", "hash", "random", "dense")
+    return kind in ("gshard", "hash", "random", "dense")
 
 
 def _pieces(tokenizer: Tokenizer, vocab_size: int) -> list[str]:

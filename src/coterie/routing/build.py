@@ -55,7 +55,7 @@ def build_router(
             return TopKRouter(weight_ED, top_k, renormalise, layer)
         return LimitedTopKRouter(weight_ED, top_k, config, renormalise)
     if kind == "noisy_topk":
-        return NoisyTopKRouter(weight_ED, new_tensor(n_experts, width), top_k, config)
+        return NoisyTopKRouter(weight_ED, new_tensor(n_experts, width), top_k, config, renormalise)
     if kind == "sigmoid_bias":
         return SigmoidBiasRouter(weight_ED, top_k, config, renormalise)
     if kind == "soft":
