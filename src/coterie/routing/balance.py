@@ -199,7 +199,7 @@ def _mean(x_T: Tensor, mask_T: Tensor | None) -> Tensor:
 
 def _load_balance(counts_E: Tensor, probability_E: Tensor) -> Tensor:
     """E · Σ_e f_e · p_e over the last dimension."""
-    share_E = counts_E / counts_E.sum(-1, keepdim=True).clamp(min=1)
+    share_E = counts_E.to(probability_E.dtype) / counts_E.sum(-1, keepdim=True).clamp(min=1)
     return counts_E.shape[-1] * (share_E * probability_E).sum(-1)
 
 
