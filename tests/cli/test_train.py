@@ -121,6 +121,16 @@ def test_resuming_needs_two_steps_and_a_run_that_works(recipe: Path, capsys: pyt
     assert not (recipe.parent / "run").exists()
 
 
+def test_a_router_that_could_not_learn_is_not_compared(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Top-k with the one expert a token of a recipe for Switch was trained, its weight 1 whatever the router did."""
+    text = recipe.read_text().replace("num_local_experts = 4", "num_local_experts = 4\nnum_experts_per_tok = 1")
+    recipe.write_text(text + '[router]\nkind = "switch"\n')
+    assert main(["train", str(recipe), "--compare", "topk,switch"]) == 2
+    table = (recipe.parent / "run" / "compare" / "table.md").read_text()
+    assert "topk failed: ConfigError: norm_topk_prob is true with num_experts_per_tok 1" in table
+    assert "| switch |" in table
+
+
 def test_routers_compared_on_one_vocabulary(recipe: Path) -> None:
     recipe.write_text(recipe.read_text().replace("steps = 8", "steps = 4"))
     done = train(recipe, "--compare", "topk,switch", "--steps", "2")

@@ -8,7 +8,7 @@ import torch
 from coterie.checkpoint.huggingface import save_huggingface
 from coterie.cli.train_compare import compare_runs
 from coterie.config import ModelConfig
-from coterie.errors import CoterieError
+from coterie.errors import CoterieError, RecipeError
 from coterie.model import Transformer
 from coterie.train.initialise import initialise
 from coterie.train.recipe import Data, Recipe, Train
@@ -74,6 +74,8 @@ def test_stopped_runs_are_not_in_the_table(tmp_path: Path, capsys: pytest.Captur
 def test_runs_of_another_recipe_are_not_taken_for_these(tmp_path: Path) -> None:
     compare_runs(PLAN, tmp_path, ["topk"], FakeRuns())
     other = Recipe(model=MODEL, data=Data(files=("x",)), train=Train(steps=3, lr=1.0))
-    with pytest.raises(CoterieError, match="topk failed"):
-        compare_runs(other, tmp_path, ["topk"], FakeRuns())
-    assert "another recipe; choose another --out" in (tmp_path / "table.md").read_text()
+    before = (tmp_path / "table.md").read_text()
+    runs = FakeRuns()
+    with pytest.raises(RecipeError, match="another recipe; choose another --out"):
+        compare_runs(other, tmp_path, ["switch", "topk"], runs)
+    assert runs.kinds == [] and (tmp_path / "table.md").read_text() == before

@@ -41,12 +41,15 @@ def compare_routers(
 def compare_runs(plan: "Recipe", folder: Path, kinds: list[str], run: Run) -> list[dict[str, Any]]:
     """Train each kind in `folder`/KIND, write table.md, table.json and plot.svg there, and give the table's rows.
 
-    Raises `CoterieError` at the end where a kind failed, with the table of the others written.
+    Raises `RecipeError` at once where another recipe was trained there, and `CoterieError` at the end where a kind
+    failed, with the table of the others written.
     """
     from coterie.errors import CoterieError
     from coterie.train.compare import as_json, recipe_for
 
     plans = {kind: recipe_for(plan, kind) for kind in kinds}
+    for kind, its_plan in plans.items():
+        _require_same_recipe(its_plan, folder / kind)
     rows, n_stopped = [], 0
     for number, (kind, its_plan) in enumerate(plans.items(), 1):
         note(f"router {kind} ({number} of {len(kinds)})")
@@ -68,7 +71,8 @@ def _row(kind: str, plan: "Recipe", folder: Path, run: Run) -> "Row | None":
     from coterie.train.compare import Row, row_of
 
     try:
-        if not _is_complete(plan, folder):
+        _keep_recipe(plan, folder)
+        if not (folder / "scores.json").exists():
             if run(plan, folder) is None:
                 return None
         else:
@@ -79,19 +83,25 @@ def _row(kind: str, plan: "Recipe", folder: Path, run: Run) -> "Row | None":
         return Row(kind=kind, error=f"{type(error).__name__}: {error}")
 
 
-def _is_complete(plan: "Recipe", folder: Path) -> bool:
-    """Whether this very recipe has been run here to its end; `RecipeError` where another one has been started."""
+def _require_same_recipe(plan: "Recipe", folder: Path) -> None:
+    """`RecipeError` where another recipe has been started in this folder: its figures are not to stand beside ours."""
     from coterie.errors import RecipeError
 
-    mine = json.loads(json.dumps({k: v for k, v in asdict(plan).items() if k != "run"}))
     kept = folder / "recipe.json"
-    if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != mine:
+    if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != _identity(plan):
         raise RecipeError(
             f"{folder} was trained with another recipe; choose another --out, or start again with --fresh"
         )
+
+
+def _keep_recipe(plan: "Recipe", folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
-    return (folder / "scores.json").exists()
+    (folder / "recipe.json").write_text(json.dumps(_identity(plan), indent=1) + "\n", encoding="utf-8")
+
+
+def _identity(plan: "Recipe") -> Any:
+    """All of a recipe but [run], as JSON has it."""
+    return json.loads(json.dumps({k: v for k, v in asdict(plan).items() if k != "run"}))
 
 
 def _write(rows: "list[Row]", plan: "Recipe", folder: Path) -> None:

@@ -170,6 +170,8 @@ def model_config(
     fields = {"vocab_size": tokenizer.vocab_size, "bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
     named = {"torch_dtype": str(dtype).removeprefix("torch.")}
     config = ModelConfig.from_fields(fields | named | plan.model | {"router": plan.router}, where="[model]")
+    if config.is_sparse:
+        plan.router.check_trainable(config.num_experts_per_tok, config.norm_topk_prob)
     if config.vocab_size < tokenizer.vocab_size:
         raise RecipeError(
             f"[model] vocab_size is {config.vocab_size} and {tokenizer_dir} has {tokenizer.vocab_size} pieces; "
