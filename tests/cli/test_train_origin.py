@@ -74,6 +74,20 @@ def test_a_run_goes_on_from_its_checkpoint_and_not_from_another_model(
     assert "resuming at step 1" in said and "largest logit difference" not in said and "1.000 at the start" in said
 
 
+def test_a_scale_that_the_runs_type_rounds_is_certified_in_float64(
+    dense: Path, write: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three segments: experts times 3, which float32 rounds. The certificate gave up on them."""
+    init, model = f'upcycle = "{dense}"\nmethod = "split"\ngranularity = 3', "num_local_experts = 9"
+    path = write(init, f"{model}\nnum_experts_per_tok = 6", steps=0)
+    assert main(["train", str(path)]) == 0
+    said = capsys.readouterr().err
+    assert "the two are equal but for rounding, as they must be" in said and "rounded to the type of the run" in said
+    found = upcycling(tmp_path)["certificate"]
+    assert found["is_equality_expected"] and found["largest_logit_difference"] < 1e-10
+    assert 1e-10 < found["largest_difference_rounded"] < 1e-4
+
+
 @pytest.mark.parametrize("layout", ["mistral", "sharded", "packed"])
 def test_no_steps_write_the_sparse_model_at_once(
     layout: str, dense: Path, write: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

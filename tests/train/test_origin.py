@@ -42,6 +42,25 @@ def test_training_goes_on_with_the_router_of_the_model(make_model: Callable[...,
         run_config(origin, plan(router=RouterConfig(kind="base")), torch.float32, where="r")
 
 
+def test_what_a_recipe_does_not_say_of_the_models_router_stays(
+    make_model: Callable[..., Transformer], tmp_path: Path
+) -> None:
+    """A capacity set the scale back to 1, and "topk_all" was another kind than the one that it had trained."""
+    folder = save(tmp_path / "a", make_model(router={"kind": "sigmoid_bias", "scale": 2.5}))
+    origin = open_origin(plan(from_=str(folder)))
+    assert origin is not None
+    asked = RouterConfig(kind="sigmoid_bias", capacity=1.5)
+    router = run_config(origin, plan(router=asked), torch.float32, where="r").router
+    assert router.scale == 2.5 and router.capacity == 1.5
+    with pytest.raises(RecipeError, match=r"\[router\] scale is 2.0 and the model's is 2.5"):
+        run_config(origin, plan(router=replace(asked, scale=2.0)), torch.float32, where="r")
+    origin = open_origin(plan(from_=str(save(tmp_path / "b", make_model(norm_topk_prob=False)))))
+    assert origin is not None
+    for kind in ("topk_all", "topk"):
+        config = run_config(origin, plan(router=RouterConfig(kind=kind, jitter=0.1)), torch.float32, where="r")
+        assert config.router.jitter == 0.1 and not config.norm_topk_prob
+
+
 def test_rows_longer_than_the_context_are_refused(make_model: Callable[..., Transformer], tmp_path: Path) -> None:
     origin = open_origin(plan(from_=str(save(tmp_path / "a", make_model(max_position_embeddings=8)))))
     assert origin is not None
@@ -67,6 +86,27 @@ def test_random_routers_of_a_merge(make_model: Callable[..., Transformer], tmp_p
     model = Transformer(run_config(origin, recipe, torch.float32, where="r"), torch.float32)
     assert "their routers are random" in origin.fill(model, None)  # type: ignore[arg-type]
     assert float(model.tensors()["layers.2.moe.router"].std()) == pytest.approx(0.5, rel=0.2)
+
+
+def test_a_merge_into_a_soft_router_and_prompts_without_text(
+    make_model: Callable[..., Transformer], tmp_path: Path
+) -> None:
+    """A row of each expert for every slot of it; an empty file was a fault of ours."""
+    folders = [save(tmp_path / str(seed), make_model(seed, num_local_experts=None)) for seed in range(2)]
+    soft, empty = RouterConfig(kind="soft", slots=3), str(tmp_path / "empty.txt")
+    Path(empty).write_text("")
+    for prompts in ((("ab",), ("c",)), (("ab",), (empty,))):
+        recipe = plan(router=soft, upcycle=tuple(map(str, folders)), prompts=prompts)
+        origin = open_origin(recipe)
+        assert origin is not None
+        model = Transformer(run_config(origin, recipe, torch.float32, where="r"), torch.float32)
+        if empty in prompts[1]:
+            with pytest.raises(RecipeError, match=r"there is no text in .*empty\.txt"):
+                origin.fill(model, Counting(259))  # type: ignore[arg-type]
+        else:
+            origin.fill(model, Counting(259))  # type: ignore[arg-type]
+            rows = model.tensors()["layers.1.moe.router"]
+            assert torch.equal(rows[0], rows[2]) and not torch.equal(rows[2], rows[3])
 
 
 class Counting:

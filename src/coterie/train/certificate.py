@@ -39,7 +39,8 @@ class Certificate:
     n_tokens: int
     lowest: float
     highest: float
-    is_exact: bool  # the experts hold the dense numbers, not rounded or drawn anew
+    is_exact: bool  # the experts hold the dense numbers, none drawn anew
+    rounded: float | None = None  # the same difference with the experts of the run, whose type rounds their scale
 
     @property
     def is_equality_expected(self) -> bool:
@@ -50,10 +51,12 @@ class Certificate:
             f"largest logit difference from the dense model {self.difference:.1e} over {self.n_tokens} tokens, in "
             f"float64 (largest logit {self.logit:.3g})"
         )
+        if self.rounded is not None:
+            found += f", {self.rounded:.1e} with the scale of the experts rounded to the type of the run"
         if self.is_equality_expected:
             return f"{found}; the two are equal but for rounding, as they must be"
         if not self.is_exact:
-            return f"{found}; equality is not expected: the experts' weights were drawn anew or rounded"
+            return f"{found}; equality is not expected: channels of the experts were drawn anew"
         return (
             f"{found}; equality is not expected: the experts of a token add up to {self.lowest:.3g} to "
             f"{self.highest:.3g} times the dense block"
@@ -75,6 +78,7 @@ class Certificate:
             "tokens": self.n_tokens,
             "is_equality_expected": self.is_equality_expected,
             "weights_add_up_to": [self.lowest, self.highest],
+            "largest_difference_rounded": self.rounded,
         }
 
 

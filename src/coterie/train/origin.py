@@ -59,9 +59,7 @@ class Continued:
 
     def config(self, recipe: Recipe, *, where: str) -> ModelConfig:
         known = self.checkpoint.config
-        router = known.router if recipe.router == RouterConfig() else recipe.router
-        if router.kind != known.router.kind:
-            raise RecipeError(f"{where}: [router] kind is {router.kind!r} and the model's is {known.router.kind!r}")
+        router = self._router(recipe.router, where)
         ModelConfig.from_fields(known.to_fields() | recipe.model, where=f"{where}: [model]")  # names unknown fields
         has = known.to_fields()
         for key, value in recipe.model.items():
@@ -70,6 +68,18 @@ class Continued:
                     f"{where}: [model] {key} is {value!r} and {self.folder} has {has[key]!r}; leave it out"
                 )
         return replace(known, router=router)
+
+    def _router(self, asked: RouterConfig, where: str) -> RouterConfig:
+        """The model's own, with what the recipe says of training: numbers that it leaves out are not set back."""
+        config = self.checkpoint.config
+        known = config.router
+        kinds = ("topk", "topk_all") if known.kind == "topk" and not config.norm_topk_prob else (known.kind,)
+        if asked != RouterConfig() and asked.kind not in kinds:
+            raise RecipeError(f"{where}: [router] kind is {asked.kind!r} and the model's is {kinds[-1]!r}")
+        for key, value in asked.to_fields().items():
+            if key != "kind" and value != getattr(known, key):
+                raise RecipeError(f"{where}: [router] {key} is {value} and the model's is {getattr(known, key)}")
+        return replace(known, capacity=asked.capacity, drop=asked.drop, jitter=asked.jitter)
 
     def fill(self, model: Transformer, tokenizer: Tokenizer) -> str:
         with TensorReader(self.checkpoint) as read:
@@ -106,14 +116,27 @@ class Upcycled:
         )
 
     def certify(self, model: Transformer, ids: Sequence[int]) -> Certificate:
-        """The filled model against the dense one, whose weights are rounded to the type that the run has."""
-        tensors, plan, dense = model.tensors(), self.plan, self.checkpoint.config
+        """The filled model against the dense one, whose weights are rounded to the type that the run has.
+
+        A scale that this type rounds is certified with experts of float64, and what rounding did is said beside it.
+        """
+        held, plan, dense = model.tensors(), self.plan, self.checkpoint.config
+
         with TensorReader(self.checkpoint) as read:
-            return certify(
-                _rounded(read, model.dtype), dense, lambda name: tensors[name].cpu(), model.config, ids,
-                scale=plan.scale(model.config), granularity=plan.granularity,
-                is_exact=plan.is_exact(model.config, model.dtype),
-            )  # fmt: skip
+            rounded = _rounded(read, model.dtype)
+            exact = upcycle(lambda name: rounded(name).double(), model.config, plan)
+
+            def examine(experts: Tensors) -> Certificate:
+                return certify(
+                    rounded, dense, lambda name: (experts(name) if ".experts." in name else held[name]).cpu(),
+                    model.config, ids, scale=plan.scale(model.config), granularity=plan.granularity,
+                    is_exact=not plan.redrawn,
+                )  # fmt: skip
+
+            found = examine(held.__getitem__)
+            if plan.redrawn or plan.is_exact(model.config, model.dtype):
+                return found
+            return replace(examine(exact), rounded=found.difference)
 
 
 @dataclass(frozen=True)
@@ -150,8 +173,11 @@ class Merged:
             return [random_router(config, plan, layer) for layer in layers], "their routers are random"
         make = prompt_routers if init.routers == "prompts" else embedding_routers
         prompts = [encode_prompts(texts, tokenizer, dense) for texts in init.prompts]
+        for texts, encoded in zip(init.prompts, prompts, strict=True):
+            if not encoded:
+                raise RecipeError(f"[init] prompts: there is no text in {', '.join(texts)}")
         found = make(readers, dense, init.shared, prompts)
-        return found.rows_ED, _judgement(found)
+        return [rows.repeat_interleave(config.router.slots, 0) for rows in found.rows_ED], _judgement(found)
 
 
 Origin = Continued | Upcycled | Merged
