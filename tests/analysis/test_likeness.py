@@ -73,6 +73,13 @@ def test_what_was_trained_on_lies_between() -> None:
     assert say([found]).startswith("The experts come from the dense block and have moved away")
 
 
+def test_one_expert_of_a_merge_comes_from_the_block_and_the_others_do_not() -> None:
+    """A mean over experts called these four "come from the dense block and have moved away"."""
+    block = dense()
+    found = compare_layer(sparse(lambda e: block if e == 1 else dense(e + 1)), block.__getitem__, 0)
+    assert say([found]).startswith("1 of 4 experts come from the dense block (mean cosine 1.00), the others do not")
+
+
 def test_experts_that_are_segments_are_compared_with_theirs() -> None:
     block = dense()
 

@@ -46,3 +46,5 @@ def test_json(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> No
 def test_two_models_that_cannot_be_compared(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(pair[1]), "--against", str(pair[0])]) == 2
     assert "is dense, expected a mixture of experts" in capsys.readouterr().err
+    assert main(["inspect", str(pair[0]), "--against", str(pair[1]), "--tensors"]) == 2
+    assert "leave one of them out" in capsys.readouterr().err

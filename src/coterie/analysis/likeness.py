@@ -152,6 +152,10 @@ def _channels(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([functional.normalize(part.float(), dim=1) for part in parts], 1) / math.sqrt(len(parts))
 
 
+def _mean_of_parts(cosines: dict[str, list[float]], expert: int) -> float:
+    return sum(cosines[part][expert] for part in PARTS) / len(PARTS)
+
+
 def say(layers: Sequence[LayerLikeness]) -> str:
     """What the figures mean, in a sentence or two."""
 
@@ -166,6 +170,13 @@ def say(layers: Sequence[LayerLikeness]) -> str:
     figures = f"mean cosine {alike:.2f}, {chance:.2f} with shuffled channels"
     others = mean(lambda at: list(at.each_other.values()))
     apart = f"Two experts of a layer have {others:.2f} with each other."
+    own = [_mean_of_parts(at.with_dense, e) for at in layers for e in range(len(at.matches))]
+    related = [value for value in own if value > chance + _TRACE]
+    if 0 < len(related) < len(own) and max(related) > _SAME:
+        return (
+            f"{len(related)} of {len(own)} experts come from the dense block (mean cosine "
+            f"{sum(related) / len(related):.2f}), the others do not ({chance:.2f} with shuffled channels). {apart}"
+        )
     if alike > _SAME:
         return f"The experts are nearly copies of the dense block ({figures}). {apart}"
     if alike > chance + _TRACE:

@@ -48,6 +48,8 @@ def command(model: str, tensors: bool, against: str | None, as_json: bool) -> No
     """
     path = resolve_model(model)
     if against is not None:
+        if tensors:
+            raise click.UsageError("--against compares experts and --tensors lists tensors: leave one of them out")
         print_likeness(path, resolve_model(against), as_json)
         return
     if path.suffix == ".safetensors" and path.is_file() and tensors:
