@@ -1,12 +1,15 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from coterie.checkpoint.huggingface import save_huggingface
 from coterie.cli.main import main
 from coterie.config import ModelConfig
+from coterie.model import Transformer
 from coterie.sizes import active_parameters, parameters
 
 
@@ -52,6 +55,18 @@ def test_text_that_is_not_here_is_a_warning(
     out = capsys.readouterr().out
     assert "not here" in out and "Warning: the tokens of $TEXT/a.txt are not known" in out
     assert "Time: not measured\n" in out and "Memory of a step, by formula" in out
+
+
+def test_a_model_that_is_written_at_once_has_no_plan(
+    recipe: Path, make_model: Callable[..., Transformer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Zero steps of an upcycling were a division by zero."""
+    model, folder = make_model(num_local_experts=None), recipe.parent / "dense"
+    save_huggingface(folder, model.config, model.tensors(), dtype="float32")
+    lines = ["[init]", f'upcycle = "{folder}"', "[model]", "num_local_experts = 4", "[data]", 'files = ["$TEXT/a.txt"]']
+    recipe.write_text("\n".join([*lines, "[train]", "steps = 0", "sequence = 32"]))
+    assert main(["plan", str(recipe), "--no-measure"]) == 2
+    assert "steps is 0: nothing is trained" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -46,11 +46,14 @@ def command(recipe: Path, no_measure: bool, as_json: bool) -> None:
 def plan_recipe(path: Path, *, is_measured: bool) -> dict[str, Any]:
     """The plan as JSON values. Raises `RecipeError` and `ConfigError` as training would."""
     from coterie.device import available_memory, choose_device, choose_dtype
+    from coterie.errors import RecipeError
     from coterie.train.corpus import measure_corpora
     from coterie.train.plan import make_plan
     from coterie.train.recipe import read_recipe
 
     recipe = read_recipe(path)
+    if recipe.train.steps == 0:
+        raise RecipeError(f"{path}: [train] steps is 0: nothing is trained, so there is nothing to plan")
     device = choose_device("auto")
     dtype = choose_dtype(recipe.train.dtype, "bfloat16", device)
     config = _config(path, recipe, dtype)
