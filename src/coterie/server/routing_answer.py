@@ -27,8 +27,8 @@ def streamed_routing(tokens: Sequence[Token]) -> dict[str, Any]:
     """`routing` of one chunk: experts and weights [t][L][K] of the tokens of this chunk, with their texts and ids."""
     routed = [t for t in tokens if t.routing is not None]
     return {
-        "experts": [t.routing[0][0].numpy().tolist() for t in routed if t.routing is not None],
-        "weights": [rounded(t.routing[1][0].numpy()) for t in routed if t.routing is not None],
+        "experts": [t.routing[0].tolist()[0] for t in routed if t.routing is not None],
+        "weights": [rounded(t.routing[1].numpy()[0]) for t in routed if t.routing is not None],
         "tokens": [t.text for t in routed],
         "token_ids": [t.id for t in routed],
     }
@@ -58,7 +58,7 @@ def arrays(tokens: Sequence[Token]) -> tuple[NDArray[np.int16], NDArray[np.float
 
 def rounded(weights: NDArray[np.float32]) -> list[Any]:
     """As lists; by numpy, which takes a quarter of the time."""
-    listed: list[Any] = np.round(weights.astype(np.float64), _DIGITS).tolist()
+    listed: list[Any] = weights.astype(np.float64).round(_DIGITS).tolist()
     return listed
 
 
