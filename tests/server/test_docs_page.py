@@ -3,11 +3,13 @@
 import asyncio
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coterie.server.docs_page import page_of, said
+from coterie.server.keys import Keys, add_key
 from coterie.server.openapi import document
 from coterie.server.page import POLICY
 
@@ -35,6 +37,28 @@ def test_links_lead_to_sections() -> None:
     page = page_of(document(), "http://127.0.0.1:1")
     links = re.findall(r'href="#([^"]+)"', page)
     assert links and sorted(links) == sorted(re.findall(r'<section id="([^"]+)"', page))
+
+
+def test_lines_to_paste_have_a_key_where_one_is_asked_for() -> None:
+    """Health needs none, and a server without keys none at all."""
+    with_key = page_of(document(), "http://127.0.0.1:1", needs_key=True)
+    lines = {line.split()[1].removeprefix("http://127.0.0.1:1"): line for line in re.findall(r"curl [^\n<]*", with_key)}
+    header = "-H &quot;Authorization: Bearer $COTERIE_API_KEY&quot;"
+    assert {path for path, line in lines.items() if header not in line} == {"/live", "/ready", "/health"}
+    assert set(lines) == set(document()["paths"])
+    assert "Authorization" not in page_of(document(), "http://127.0.0.1:1")
+
+
+def test_a_server_with_keys_shows_them(asgi: Callable[..., Any], serving: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    key = add_key(path, "anna")
+
+    async def ask() -> Any:
+        async with serving(keys=Keys(path)) as app:
+            return await asgi(app, "GET", "/docs", headers={"authorization": f"Bearer {key}"})
+
+    page = asyncio.run(ask()).body.decode()
+    assert "Bearer $COTERIE_API_KEY" in page and key not in page
 
 
 def test_an_address_is_text() -> None:

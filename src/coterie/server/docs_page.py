@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from coterie.server.guard import is_public
 from coterie.server.openapi import document
 from coterie.server.page import HEADERS
 from coterie.server.state import State
@@ -27,20 +28,24 @@ _EXAMPLES = {
 
 def routes(state: State) -> list[Route]:
     async def docs(request: Request) -> Response:
-        return HTMLResponse(page_of(document(), str(request.base_url).rstrip("/")), headers=HEADERS)
+        url = str(request.base_url).rstrip("/")
+        return HTMLResponse(page_of(document(), url, needs_key=state.keys.are_needed), headers=HEADERS)
 
     return [Route("/docs", docs, methods=["GET"])]
 
 
-def page_of(told: dict[str, Any], url: str) -> str:
-    """The page. `told` is an OpenAPI document, `url` where examples are sent."""
+def page_of(told: dict[str, Any], url: str, *, needs_key: bool = False) -> str:
+    """The page. `told` is an OpenAPI document, `url` where examples are sent, with a key where the path needs one."""
     info = told["info"]
     operations = [(path, verb, o) for path, verbs in told["paths"].items() for verb, o in verbs.items()]
     links = "".join(
         f'<li><a href="#{o["operationId"]}"><code>{verb.upper()} {escape(path)}</code></a></li>'
         for path, verb, o in operations
     )
-    parts = "".join(_operation(told, url, *operation) for operation in operations)
+    parts = "".join(
+        _operation(told, url, path, verb, o, has_key=needs_key and not is_public(path.encode()))
+        for path, verb, o in operations
+    )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>coterie: API</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -51,13 +56,15 @@ def page_of(told: dict[str, Any], url: str) -> str:
     )
 
 
-def _operation(told: dict[str, Any], url: str, path: str, verb: str, operation: dict[str, Any]) -> str:
+def _operation(
+    told: dict[str, Any], url: str, path: str, verb: str, operation: dict[str, Any], *, has_key: bool
+) -> str:
     answers = ", ".join(operation["responses"]["200"]["content"]["application/json"]["schema"]["required"])
     body = operation.get("requestBody")
     parts = [
         f'<section id="{operation["operationId"]}"><h2><code>{verb.upper()} {escape(path)}</code></h2>',
         f"<p>{escape(operation['summary'])}</p>",
-        f"<pre>{escape(_command(url, path, has_body=body is not None))}</pre>",
+        f"<pre>{escape(_command(url, path, has_body=body is not None, has_key=has_key))}</pre>",
     ]
     if body is not None:
         parts.append(_fields(told, body["content"]["application/json"]["schema"]))
@@ -66,10 +73,11 @@ def _operation(told: dict[str, Any], url: str, path: str, verb: str, operation: 
     return "".join(parts) + "</section>"
 
 
-def _command(url: str, path: str, *, has_body: bool) -> str:
+def _command(url: str, path: str, *, has_body: bool, has_key: bool) -> str:
+    key = ' -H "Authorization: Bearer $COTERIE_API_KEY"' if has_key else ""
     if not has_body:
-        return f"curl {url}{path}"
-    return f"curl {url}{path} -H 'Content-Type: application/json' \\\n  -d '{_EXAMPLES.get(path, '{}')}'"
+        return f"curl {url}{path}{key}"
+    return f"curl {url}{path}{key} -H 'Content-Type: application/json' \\\n  -d '{_EXAMPLES.get(path, '{}')}'"
 
 
 def _fields(told: dict[str, Any], schema: dict[str, Any]) -> str:
