@@ -1,11 +1,13 @@
+import os
 import socket
+from datetime import timedelta
 
 import pytest
 import torch
 from ranks import meeting, on_ranks
 
-from coterie.errors import RecipeError
-from coterie.train.mesh import Mesh, loopback, mesh_shape, n_ranks_of
+from coterie.errors import RecipeError, ResourceError
+from coterie.train.mesh import Mesh, _own_gpu, loopback, mesh_shape, n_ranks_of
 
 
 def test_alone_there_is_nothing_to_sum_and_nobody_to_wait_for() -> None:
@@ -42,6 +44,26 @@ def test_the_number_of_ranks_comes_from_whoever_started_them() -> None:
     assert [n_ranks_of(env) for env in ({}, {"WORLD_SIZE": "4"}, {"COTERIE_RANKS": "2"})] == [1, 4, 2]
 
 
+def test_a_world_size_without_the_rest_is_one_sentence() -> None:
+    with pytest.raises(RecipeError, match="WORLD_SIZE = 2 and not LOCAL_RANK, MASTER_ADDR, MASTER_PORT; start with"):
+        Mesh.connect(0, 1, env={"WORLD_SIZE": "2", "RANK": "0"})
+
+
+def test_every_rank_has_a_gpu_of_its_own_or_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank of `--ranks` counts for itself, whatever LOCAL_RANK an outer torchrun left behind."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    torchrun = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    torchrun |= {"MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    assert _own_gpu(torchrun) == torch.device("cuda", 1)
+    assert _own_gpu({"COTERIE_RANK": "0", "COTERIE_RANKS": "2", "LOCAL_RANK": "1"}) == torch.device("cuda", 0)
+    with pytest.raises(ResourceError, match="3 ranks on one machine need as many GPUs, and here are 2; take fewer"):
+        Mesh.connect(0, 1, "cuda", env={"COTERIE_RANK": "0", "COTERIE_RANKS": "3"})
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    with pytest.raises(ResourceError, match="built without NCCL"):
+        Mesh.connect(0, 1, "cuda", env=torchrun)
+
+
 def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
     Mesh(0, 2, 2, 1, torch.device("cpu")).require_rows([4, 2])
     with pytest.raises(RecipeError, match="a micro-batch has 3 sequences, which 2 ranks cannot share evenly"):
@@ -65,6 +87,9 @@ def talk() -> None:
         with mesh.first_rank_first():
             order += 1
         mesh.wait()
+        assert {os.environ[name] for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")} == {loopback()}
+        whole = torch.distributed.group.WORLD
+        assert whole and whole._get_backend(mesh.device).options._timeout >= timedelta(days=1)  # tokenising takes hours
 
 
 def test_two_ranks_talk() -> None:

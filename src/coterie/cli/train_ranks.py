@@ -19,9 +19,14 @@ __all__ = ["hold_run_on_first", "meet_ranks", "start_ranks"]
 
 def start_ranks(context: click.Context, plan: "Recipe", n_ranks: int, is_debug: bool) -> None:
     """Run this very command on `n_ranks` ranks to its end, and leave with their exit code."""
+    from coterie.errors import RecipeError
     from coterie.train.launch import launch
-    from coterie.train.mesh import mesh_shape
+    from coterie.train.mesh import mesh_shape, n_ranks_of
 
+    if n_ranks_of() > 1:
+        raise RecipeError(
+            "--ranks starts the ranks itself, and torchrun has started some already; leave one of them out"
+        )
     mesh_shape(plan.parallel.data, plan.parallel.expert, n_ranks)  # a mistake is told before anything is started
     command = [sys.executable, "-m", "coterie", *_again(context), *["--debug"] * is_debug]
     raise click.exceptions.Exit(launch(n_ranks, command))
@@ -55,6 +60,7 @@ def meet_ranks(plan: "Recipe", *, alone: str | None) -> Iterator["Mesh"]:
         raise RecipeError(f"{alone} takes one rank; leave --ranks (or torchrun) out")
     with as_rank(), ExitStack() as silent:
         mesh = Mesh.connect(plan.parallel.data, plan.parallel.expert, choose_device("auto"))
+        mesh.require_rows(plan.rows_of_micro_batches())  # before hours of tokenising
         if not mesh.is_first:
             nowhere = silent.enter_context(open(os.devnull, "w"))
             silent.enter_context(contextlib.redirect_stderr(nowhere))

@@ -62,7 +62,7 @@ class Trainer:
         mesh: Mesh | None = None,
     ):
         self.mesh, self.dtype = mesh or Mesh.single(device), dtype
-        self.mesh.require_rows(_rows_of_micro_batches(recipe))
+        self.mesh.require_rows(recipe.rows_of_micro_batches())
         self.recipe, self.batches, self.out = recipe, batches, out
         self.evaluate, self.report, self.measure = evaluate, report, measure
         seed_random_states(recipe.train.seed)
@@ -250,9 +250,3 @@ class Trainer:
         """For the noise of routers: a function of seed, step and part of the batch, so nothing has to be saved."""
         generator = torch.Generator(self.model.device)
         return generator.manual_seed(hash((self.recipe.train.seed, self.step, part)) % 2**63)
-
-
-def _rows_of_micro_batches(recipe: Recipe) -> list[int]:
-    """How many sequences a micro-batch has, for each phase of the recipe's plan."""
-    t, lengths = recipe.train, [length for _, length in recipe.sequence_plan()]
-    return [t.batch * lengths[0] // length // t.accumulate for length in lengths]

@@ -36,8 +36,7 @@ def measure_phases(
     """
     phases, train = recipe.sequence_plan(), recipe.train
     each, found = seconds / len(phases), []
-    for _, sequence in phases:
-        rows = train.batch * phases[0][1] // sequence // train.accumulate
+    for (_, sequence), rows in zip(phases, recipe.rows_of_micro_batches(), strict=True):
 
         def at(layers: int, rows: int = rows, sequence: int = sequence) -> Sample:
             report(f"measuring steps of {layers} of {config.num_hidden_layers} layers, rows of {sequence}")

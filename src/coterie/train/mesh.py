@@ -10,17 +10,20 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from coterie.errors import RecipeError
+from coterie.errors import RecipeError, ResourceError
 
 __all__ = ["RANK", "RANKS", "STORE", "Mesh", "loopback", "mesh_shape", "n_ranks_of"]
 
 RANK, RANKS, STORE = "COTERIE_RANK", "COTERIE_RANKS", "COTERIE_STORE"  # what `train/launch.py` tells each rank
+_OF_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # beside WORLD_SIZE
+_PATIENCE = timedelta(days=7)  # the others wait while rank 0 tokenises or hashes; torch gives up after 30 minutes
 
 
 @dataclass(frozen=True)
@@ -46,25 +49,27 @@ class Mesh:
     ) -> "Mesh":
         """Meet the other ranks that `torchrun` or `coterie train --ranks` started; alone where neither did.
 
-        `data` 0 means as many as there are ranks for. `RecipeError` where data x expert is not the number of ranks.
+        `data` 0 means as many as there are ranks for. `RecipeError` where data x expert is not the number of ranks,
+        `ResourceError` where there are more ranks than GPUs, or torch cannot bring those together.
         """
         n_ranks = n_ranks_of(env)
         data, expert = mesh_shape(data, expert, n_ranks)
         kind = torch.device(device).type
         if n_ranks == 1:
             return Mesh.single(device)
-        device = (
-            torch.device(kind, int(env.get("LOCAL_RANK", env.get(RANK, "0")))) if kind == "cuda" else torch.device(kind)
-        )
+        if RANK not in env:
+            _require_torchrun(n_ranks, env)
+        device = torch.device(kind)
         if kind == "cuda":
+            device = _own_gpu(env)
             torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
         if RANK in env:
-            os.environ["GLOO_SOCKET_IFNAME"] = loopback()
+            os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = loopback()
             store = dist.FileStore(env[STORE], n_ranks)  # type: ignore[attr-defined]
-            dist.init_process_group(backend, store=store, rank=int(env[RANK]), world_size=n_ranks)
+            dist.init_process_group(backend, store=store, rank=int(env[RANK]), world_size=n_ranks, timeout=_PATIENCE)
         else:
-            dist.init_process_group(backend)
+            dist.init_process_group(backend, timeout=_PATIENCE)
         grid = init_device_mesh(kind, (data, expert), mesh_dim_names=("data", "expert"))
         line = init_device_mesh(kind, (n_ranks,), mesh_dim_names=("all",))
         return Mesh(dist.get_rank(), n_ranks, data, expert, device, grid, line)
@@ -147,6 +152,32 @@ def mesh_shape(data: int, expert: int, n_ranks: int) -> tuple[int, int]:
             f"ranks: start with --ranks {whole * expert}, or change [parallel]"
         )
     return whole, expert
+
+
+def _require_torchrun(n_ranks: int, env: Mapping[str, str]) -> None:
+    """`RecipeError` where somebody set WORLD_SIZE and not what a rank needs to find the others."""
+    if missing := [name for name in _OF_TORCHRUN if name not in env]:
+        raise RecipeError(
+            f"the environment says WORLD_SIZE = {n_ranks} and not {', '.join(missing)}; start with torchrun, which "
+            "sets them all, or unset WORLD_SIZE"
+        )
+
+
+def _own_gpu(env: Mapping[str, str]) -> torch.device:
+    """One GPU for each rank of this machine."""
+    rank, n_gpus = int(env.get(RANK) or env["LOCAL_RANK"]), torch.cuda.device_count()
+    n_ranks = int(env.get(RANKS) or env.get("LOCAL_WORLD_SIZE") or rank + 1)
+    if n_ranks > n_gpus:
+        raise ResourceError(
+            f"{n_ranks} ranks on one machine need as many GPUs, and here are {n_gpus}; take fewer ranks, or hide the "
+            "GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
+        )
+    if not dist.is_nccl_available():
+        raise ResourceError(
+            "this torch was built without NCCL, through which GPUs talk to each other; take one rank, or hide the GPUs "
+            "with CUDA_VISIBLE_DEVICES= to train on the CPU"
+        )
+    return torch.device("cuda", rank)
 
 
 def loopback() -> str:

@@ -128,8 +128,7 @@ def _phases(recipe: Recipe, config: ModelConfig, samples: Sequence[Sequence[Samp
     t, plan = recipe.train, recipe.sequence_plan()
     tokens, ends = t.batch * plan[0][1], [start for start, _ in plan[1:]] + [t.steps]
     found = []
-    for i, ((start, sequence), end) in enumerate(zip(plan, ends, strict=True)):
-        rows = tokens // sequence // t.accumulate
+    for i, ((start, sequence), end, rows) in enumerate(zip(plan, ends, recipe.rows_of_micro_batches(), strict=True)):
         seconds = planned_seconds(samples[i], config.num_hidden_layers, rows, t.accumulate) if samples else None
         operations = tokens * training_operations(config, sequence)
         found.append(Phase(sequence=sequence, steps=end - start, rows=rows, operations=operations, seconds=seconds))

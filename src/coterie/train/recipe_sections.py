@@ -82,3 +82,8 @@ class Recipe:
         t = self.train
         phases = ((0.0, t.sequence),) if isinstance(t.sequence, int) else t.sequence
         return [(round(start * t.steps), length) for start, length in phases]
+
+    def rows_of_micro_batches(self) -> list[int]:
+        """How many sequences a micro-batch has, for each phase of the plan."""
+        t, plan = self.train, self.sequence_plan()
+        return [t.batch * plan[0][1] // length // t.accumulate for _, length in plan]
