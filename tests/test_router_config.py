@@ -13,7 +13,7 @@ from coterie.sizes import active_parameters, parameters
     [
         ({"kind": "swich"}, r"router.kind is 'swich', expected one of topk, .*; did you mean 'switch'\?"),
         ({"kind": 3}, "router.kind is 3, expected a string"),
-        ({"kind": "switch", "capacity": -1}, "router.capacity is -1.0, expected 0"),
+        ({"kind": "switch", "capacity": -1}, r"router.capacity is -1.0, expected .*0 \(no limit\)"),
         ({"kind": "switch", "capacity": float("nan")}, "router.capacity is nan, expected a finite number"),
         ({"kind": "soft", "capacity": 1.0}, "router.capacity is 1.0, expected 0 for the kind 'soft'"),
         ({"kind": "switch", "drop": "last"}, "router.drop is 'last', expected position or probability"),
@@ -22,6 +22,8 @@ from coterie.sizes import active_parameters, parameters
         ({"kind": "soft", "slots": True}, "router.slots is True, expected a whole number"),
         ({"kind": "topk", "slots": 2}, "router.slots is 2, expected 1 for the kind 'topk'"),
         ({"kind": "sparsemixer", "epsilon": 0}, "router.epsilon is 0.0, expected above 0"),
+        ({"kind": "topk", "scale": 2.0}, "router.scale is 2.0, expected 1.0 for the kind 'topk'"),
+        ({"kind": "switch", "epsilon": 0.2}, "router.epsilon is 0.2, expected 0.1 for the kind 'switch'"),
         ({"kind": "sigmoid_bias", "scale": 0.0}, "router.scale is 0.0, expected more than 0"),
         ({"kind": "switch", "capacty": 1.0}, "router.capacty is unknown .*did you mean 'capacity'"),
         ("switch", "router is 'switch', expected a table with the key 'kind'"),

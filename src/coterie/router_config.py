@@ -21,6 +21,7 @@ _FIXED_TOP_K = {"switch": 1, "base": 1, "sparsemixer": 1, "gshard": 2}  # kinds 
 _OF_ALL = ("soft", "dense")  # kinds that send each token to all experts
 _LIMITED = ("topk", "topk_all", "noisy_topk", "switch", "gshard", "sigmoid_bias")  # kinds that take a capacity
 _RENORMALISING = ("topk", "noisy_topk", "sigmoid_bias")
+_OWN_NUMBERS = {"slots": ("soft",), "epsilon": ("sparsemixer", "sparsemixer_v2"), "scale": ("sigmoid_bias",)}
 _NEVER_CAUSAL = ("expert_choice", "soft")
 _WITHOUT_WEIGHT = ("hash", "random")
 _TRAINING_ONLY = ("capacity", "drop", "jitter")
@@ -47,9 +48,11 @@ class RouterConfig:
         _need(self.capacity == 0 or self.kind in _LIMITED, "capacity", self.capacity, f"0 for the kind {self.kind!r}")
         _need(0 <= self.jitter < 1, "jitter", self.jitter, "from 0 to below 1")
         _need(1 <= self.slots <= 1 << 16, "slots", self.slots, "between 1 and 65536")
-        _need(self.slots == 1 or self.kind == "soft", "slots", self.slots, f"1 for the kind {self.kind!r}")
         _need(0 < self.epsilon <= 1, "epsilon", self.epsilon, "above 0, at most 1")
         _need(self.scale > 0, "scale", self.scale, "more than 0")
+        for name, kinds in _OWN_NUMBERS.items():
+            value, default = getattr(self, name), getattr(RouterConfig, name)
+            _need(value == default or self.kind in kinds, name, value, f"{default} for the kind {self.kind!r}")
 
     def _check_type(self, name: str, wanted: Any) -> None:
         value = getattr(self, name)
