@@ -13,3 +13,10 @@ def test_large_logits_do_not_overflow() -> None:
     matrix = sinkhorn(torch.tensor([[1000.0, 0.0], [0.0, -1000.0], [500.0, 400.0]]))
     assert matrix.isfinite().all()
     assert sinkhorn(torch.zeros(0, 4)).shape == (0, 4)
+
+
+def test_an_expert_that_nobody_wants_by_far_gets_its_share_too() -> None:
+    """Its column was all 0 in float64, the matrix not a number, and every token went to expert 0."""
+    logits_TE = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    logits_TE[:, 2] -= 2000
+    torch.testing.assert_close(sinkhorn(logits_TE).sum(0), torch.full((4,), 1 / 4), rtol=1e-3, atol=0)
