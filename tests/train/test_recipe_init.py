@@ -40,6 +40,14 @@ def test_the_tokenizer_is_the_models_unless_named(tmp_path: Path) -> None:
         ('upcycle = ["a", "b"]\nmethod = "split"\nrouters = "random"', "method, but upcycle names several"),
         ('upcycle = ["a", "b"]', "prompts has 0 groups for 2 models"),
         ('upcycle = ["a", "b"]\nprompts = [["x"], [""]]', "an empty group or text"),
+        (
+            'upcycle = ["a", "b"]\nrouters = "random"\nprompts = [["x"], ["y"]]',
+            "has prompts, which routers = 'random' does",
+        ),
+        (
+            'upcycle = ["a", "b"]\nrouter_std = 0.5\nprompts = [["x"], ["y"]]',
+            "has router_std, which routers = 'prompts'",
+        ),
         ('upcycle = "a"\nmethod = "split"', "granularity 1, expected 2 segments or more"),
         ('upcycle = "a"\nmethod = "drop"\ndrop = 1.5', "drop from 0 to 1"),
         ('upcycle = "a"\ngranularity = 0', "granularity 1 or more"),

@@ -85,3 +85,8 @@ def _check_keys(init: Init, where: str) -> None:
         wrong, instead = given & {*_UPCYCLING, *_MERGING, "router_std"}, "there is no upcycle to which they belong"
     if wrong:
         raise RecipeError(f"{where} has {', '.join(sorted(wrong))}, but {instead}")
+    unread = "prompts" if init.routers == "random" else "router_std"
+    if len(init.upcycle) > 1 and unread in given:
+        raise RecipeError(
+            f"{where} has {unread}, which routers = {init.routers!r} does not read; leave one of them out"
+        )
