@@ -44,7 +44,7 @@ class RouterConfig:
             self._check_type(f.name, f.type)
         _need(self.kind in ROUTER_KINDS, "kind", self.kind, f"one of {', '.join(ROUTER_KINDS)}", ROUTER_KINDS)
         _need(self.drop in ("position", "probability"), "drop", self.drop, "position or probability")
-        _need(self.capacity >= 0, "capacity", self.capacity, "0 (no limit) or more")
+        _need(0 <= self.capacity <= 1 << 16, "capacity", self.capacity, "0 (no limit) or more, at most 65536")
         _need(self.capacity == 0 or self.kind in _LIMITED, "capacity", self.capacity, f"0 for the kind {self.kind!r}")
         _need(0 <= self.jitter < 1, "jitter", self.jitter, "from 0 to below 1")
         _need(1 <= self.slots <= 1 << 16, "slots", self.slots, "between 1 and 65536")

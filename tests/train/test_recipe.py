@@ -29,6 +29,10 @@ def test_no_experts_are_a_dense_model(tmp_path: Path) -> None:
     assert read(tmp_path, MINIMAL + "[model]\nnum_local_experts = 0\n").model == {"num_local_experts": None}
 
 
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    assert read(tmp_path, "\ufeff" + MINIMAL).train.steps == 10
+
+
 def test_whole_numbers_pass_for_numbers(tmp_path: Path) -> None:
     assert read(tmp_path, MINIMAL + "lr = 1\n").train.lr == 1.0
 
@@ -70,7 +74,7 @@ def test_whole_numbers_pass_for_numbers(tmp_path: Path) -> None:
         (MINIMAL + "sequence = -8\n", "cannot be cut"),
         (MINIMAL + "[balance]\nload = -1\n", "load is -1.0, expected 0 or more"),
         (MINIMAL + "[init]\nstd = 0\n", "std is 0.0, expected more than 0"),
-        (MINIMAL + "[run]\nout = 3\n", "out is 3, expected a string"),
+        (MINIMAL + "[run]\nout = 3\n", "out is 3, expected the path of a folder"),
         (MINIMAL + "[run]\nsave_every = 0\n", "save_every is 0, expected more than 0"),
         (MINIMAL + "[balance]\nbias = 0.001\n", "bias is for the router 'sigmoid_bias'"),
         (MINIMAL + "[balance]\nscope = 'batch'\n", "scope is 'batch', supported now: 'sequence', 'micro', 'global'"),
@@ -81,9 +85,25 @@ def test_whole_numbers_pass_for_numbers(tmp_path: Path) -> None:
         (MINIMAL + "[model]\nnum_experts_per_tok = 1\n", "the router gets no gradient"),
         (MINIMAL + "[init]\ninduction = 1\n", "induction is 1, expected true or false"),
         (MINIMAL + "[init]\ninduction = true\n[model]\nnum_hidden_layers = 1\n", "needs two layers or more"),
-        ("data = 1\n", "'data' is not a section"),
+        ("data = 1\n", "'data' is no section"),
         ("[data]\nfiles = []\n[train]\nsteps = 1\n", "files is empty"),
-        ('[data]\nfiles = "a"\n[train]\nsteps = 1\n', "files is 'a', expected an array of strings"),
+        ('[data]\nfiles = "a"\n[train]\nsteps = 1\n', "files is 'a', expected an array of paths"),
+        ('[data]\nfiles = [""]\n[train]\nsteps = 1\n', r"files is \[''\], expected an array of paths"),
+        ('[data]\nfiles = ["a\\u0000"]\n[train]\nsteps = 1\n', "expected an array of paths"),
+        ('[data]\nfiles = ["a.txt", "b/.././a.txt"]\n[train]\nsteps = 1\n', "names a file twice"),
+        (
+            '[data]\nfiles = ["a"]\nvalid = ["$HOME/x.txt", "b/x.txt"]\n[train]\nsteps = 1\n',
+            "two files of the same name",
+        ),
+        ('[data]\nfiles = ["a"]\nvalid = ["$ONE", "$OTHER"]\n[train]\nsteps = 1\n', "two files of the same name"),
+        ('[data]\nfiles = ["a", "b"]\nweights = [1e308, 1e308]\n[train]\nsteps = 1\n', "weights is .*shares from 0 up"),
+        ('[data]\nfiles = ["a"]\ntokenizer = ""\n[train]\nsteps = 1\n', "tokenizer is '', expected the path"),
+        (MINIMAL + '[run]\nout = ""\n', "out is '', expected the path of a folder"),
+        (MINIMAL + f"batch = {1 << 62}\n", r"\[train\] 10 steps of 4611686018427387904 sequences are more tokens than"),
+        (MINIMAL + "[router]\ncapacity = 1e300\n", r"capacity is 1e\+300, expected 0 \(no limit\) or more, at most"),
+        ("[[data]]\n", r"'data' is no section; write \[data\] on a line of its own"),
+        (MINIMAL + "seed = " + "1" * 5000, "cannot be read as a recipe: Exceeds the limit"),
+        ("[data]\nfiles = " + "[" * 3000, "cannot be read as a recipe: maximum recursion depth"),
         ('[data]\nfiles = ["a", "a"]\n[train]\nsteps = 1\n', "names a file twice"),
         ('[data]\nfiles = ["a"]\nweights = [0]\n[train]\nsteps = 1\n', "not all 0"),
         ('[data]\nfiles = ["a", "b"]\nweights = [2, -1]\n[train]\nsteps = 1\n', "shares from 0 up"),
@@ -93,7 +113,9 @@ def test_whole_numbers_pass_for_numbers(tmp_path: Path) -> None:
         ("not toml", "cannot be read as a recipe"),
     ],
 )
-def test_a_mistake_is_named(tmp_path: Path, text: str, sentence: str) -> None:
+def test_a_mistake_is_named(tmp_path: Path, text: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONE", "/data/one/x.txt")
+    monkeypatch.setenv("OTHER", "/data/other/x.txt")
     with pytest.raises((RecipeError, ConfigError), match=sentence):
         read(tmp_path, text)
 

@@ -3,6 +3,7 @@
 A recipe needs `[data] files` and `[train] steps`; everything else has a default. Paths may name environment variables.
 """
 
+import math
 import os
 import re
 import tomllib
@@ -23,6 +24,8 @@ __all__ = [
     "expand_path", "read_recipe", "require_context", "token_file_name",
 ]  # fmt: skip
 
+
+_MOST_TOKENS = 1 << 48  # of a run: far above any published one
 
 _SECTIONS: dict[str, type] = {
     "data": Data, "train": Train, "init": Init, "balance": Balance, "parallel": Parallel, "run": Run,
@@ -48,13 +51,17 @@ _NOT_NEGATIVE = {
 def read_recipe(path: Path) -> Recipe:
     """Raises `RecipeError` with file, section and key; `ConfigError` for a field of [model]."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as e:
+        raise RecipeError(f"{path} cannot be read as a recipe: {(e.strerror or str(e)).lower()}") from None
+    except (ValueError, RecursionError) as e:  # bytes, syntax, a number of 5,000 digits, brackets in brackets
         raise RecipeError(f"{path} cannot be read as a recipe: {e}") from None
     known = ["model", "router", *_SECTIONS]
     for name, value in raw.items():
-        if name not in known or not isinstance(value, dict):
+        if name not in known:
             raise RecipeError(f"{path}: {name!r} is not a section of a recipe{nearest(name, known)}")
+        if not isinstance(value, dict):
+            raise RecipeError(f"{path}: {name!r} is no section; write [{name}] on a line of its own, once")
     for name in ("data", "train"):
         if name not in raw:
             raise RecipeError(f"{path} has no section [{name}]; a recipe needs [data] files and [train] steps")
@@ -151,13 +158,13 @@ def _check_files(data: Data, path: Path) -> None:
     if not data.files:
         raise RecipeError(f"{path}: [data] files is empty, expected the paths of the text to train on")
     for key, names in (("files", data.files), ("valid", data.valid)):
-        if len(set(names)) < len(names):
+        if len({_whole_path(name) for name in names}) < len(names):
             raise RecipeError(f"{path}: [data] {key} names a file twice; use weights to see one more often")
-    if len({token_file_name(name) for name in data.valid}) < len(data.valid):
+    if len({token_file_name(_whole_path(name)) for name in data.valid}) < len(data.valid):
         raise RecipeError(f"{path}: [data] valid has two files of the same name; the scores are told apart by it")
     if data.weights and len(data.weights) != len(data.files):
         raise RecipeError(f"{path}: [data] weights has {len(data.weights)} numbers for {len(data.files)} files")
-    if any(w < 0 for w in data.weights) or (data.weights and not sum(data.weights)):
+    if data.weights and not (min(data.weights) >= 0 and 0 < sum(data.weights) < math.inf):
         raise RecipeError(f"{path}: [data] weights is {list(data.weights)}, expected shares from 0 up, not all 0")
 
 
@@ -179,6 +186,11 @@ def _check_sequence(recipe: Recipe, path: Path) -> None:
     if t.steps == 0 and recipe.init.is_random:
         raise RecipeError(
             f"{path}: [train] steps is 0, expected more, or an [init] that names a model to write at once"
+        )
+    if t.steps * t.batch * max(lengths, default=0) >= _MOST_TOKENS:
+        raise RecipeError(
+            f"{path}: [train] {t.steps} steps of {t.batch} sequences are more tokens than can be numbered; ask for "
+            "fewer"
         )
     if not starts or starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= max(1, t.steps):
         raise RecipeError(f"{path}: [train] sequence must start at 0.0 and rise to below 1.0")
@@ -211,10 +223,18 @@ def token_file_name(path: str) -> str:
 
 def expand_path(text: str) -> Path:
     """`$NAME` and `~` filled in; an unset variable is a `DataError` that names it."""
-    expanded = os.path.expanduser(os.path.expandvars(text))
+    expanded = _filled_in(text)
     if unset := re.search(r"\$(\w+|\{[^}]*\})", expanded):
         name = unset[1].strip("{}")
         raise DataError(
             f"{text}: the environment variable {name} is not set; set it (export {name}=...) or write the path out"
         )
     return Path(expanded)
+
+
+def _filled_in(text: str) -> str:
+    return os.path.expanduser(os.path.expandvars(text))
+
+
+def _whole_path(text: str) -> str:
+    return os.path.abspath(_filled_in(text))

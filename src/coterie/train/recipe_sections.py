@@ -5,7 +5,18 @@ from typing import Any
 
 from coterie.router_config import RouterConfig
 from coterie.train.recipe_init import Init
-from coterie.train.recipe_values import NUMBER, NUMBERS, SEQUENCE, TEXT, TEXTS, TOKENIZER, TWO_NUMBERS, WHOLE, YES_NO
+from coterie.train.recipe_values import (
+    FILES,
+    FOLDER,
+    NUMBER,
+    NUMBERS,
+    SEQUENCE,
+    TEXT,
+    TOKENIZER,
+    TWO_NUMBERS,
+    WHOLE,
+    YES_NO,
+)
 from coterie.train.recipe_values import key as _key
 
 __all__ = ["Balance", "Data", "Parallel", "Recipe", "Run", "Train"]
@@ -13,9 +24,9 @@ __all__ = ["Balance", "Data", "Parallel", "Recipe", "Run", "Train"]
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    files: tuple[str, ...] = _key(TEXTS)  # files of text, or folders of them (train/texts.py)
+    files: tuple[str, ...] = _key(FILES)  # files of text, or folders of them (train/texts.py)
     weights: tuple[float, ...] = _key(NUMBERS, ())  # how often each entry is drawn from; empty: by its tokens
-    valid: tuple[str, ...] = _key(TEXTS, ())
+    valid: tuple[str, ...] = _key(FILES, ())
     documents: str = _key(TEXT, "packed")  # or "masked": none looks into another one of its row
     tokenizer: str | dict[str, int] = field(  # a folder, or one to train; "": that of the model in [init]
         default_factory=lambda: {"vocab_size": 8192}, metadata={"kind": TOKENIZER}
@@ -60,7 +71,7 @@ class Parallel:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    out: str = _key(TEXT, "runs/out")
+    out: str = _key(FOLDER, "runs/out")
     eval_every: int = _key(WHOLE, 500)
     save_every: int = _key(WHOLE, 200)
     tensorboard: bool = _key(YES_NO, False)  # the numbers of log.jsonl also for TensorBoard, in OUT/tensorboard

@@ -9,8 +9,8 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 __all__ = [
-    "GROUPS", "NUMBER", "NUMBERS", "PATHS", "SEQUENCE", "TEXT", "TEXTS", "TOKENIZER", "TWO_NUMBERS", "WHOLE", "YES_NO",
-    "Kind", "key",
+    "FILES", "FOLDER", "GROUPS", "NUMBER", "NUMBERS", "PATHS", "SEQUENCE", "TEXT", "TOKENIZER", "TWO_NUMBERS", "WHOLE",
+    "YES_NO", "Kind", "key",
 ]  # fmt: skip
 
 
@@ -28,9 +28,15 @@ def key(kind: Kind, default: Any = MISSING, *, name: str | None = None) -> Any:
 
 
 def _text(value: Any) -> str:
-    if type(value) is not str:
+    if type(value) is not str or "\0" in value:
         raise TypeError
     return value
+
+
+def _path(value: Any) -> str:
+    if not _text(value):  # or it would be the folder in which the command runs
+        raise ValueError
+    return str(value)
 
 
 def _whole(value: Any) -> int:
@@ -70,23 +76,21 @@ def _sequence(value: Any) -> int | tuple[tuple[float, int], ...]:
 
 
 def _paths(value: Any) -> tuple[str, ...]:
-    found = tuple(map(_text, value)) if isinstance(value, list) else (_text(value),)
-    if not all(found):
-        raise ValueError
-    return found
+    return tuple(map(_path, value)) if isinstance(value, list) else (_path(value),)
 
 
 def _tokenizer(value: Any) -> str | dict[str, int]:
     if isinstance(value, dict) and value.keys() == {"vocab_size"}:
         return {"vocab_size": _whole(value["vocab_size"])}
-    return _text(value)
+    return _path(value)
 
 
 TEXT, WHOLE, NUMBER = Kind("a string", _text), Kind("a whole number", _whole), Kind("a finite number", _number)
 YES_NO = Kind("true or false", _yes_no)
-TEXTS, NUMBERS = Kind("an array of strings", _items(_text)), Kind("an array of numbers", _items(_number))
+NUMBERS = Kind("an array of numbers", _items(_number))
 TWO_NUMBERS = Kind("an array of two numbers", _items(_number, 2))
 SEQUENCE = Kind("a whole number or an array of [start, length] pairs", _sequence)
+FILES, FOLDER = Kind("an array of paths", _items(_path)), Kind("the path of a folder", _path)
 PATHS = Kind("a path or an array of paths", _paths)
 GROUPS = Kind("an array of arrays of strings", _items(_items(_text)))
 TOKENIZER = Kind("the path of a folder or { vocab_size = N }", _tokenizer)

@@ -98,7 +98,7 @@ def tokenize_path(
     files = files_below(path)
     vocabulary = vocabulary_digest(tokenizer)
     key = _key(files, vocabulary)
-    name = token_file_name(path.resolve().name)
+    name = token_file_name(os.path.abspath(path))
     folder = cache / f"{name}-{key}"
     manifest = _read_manifest(folder)
     if not manifest["is_complete"]:
