@@ -105,6 +105,8 @@ def test_a_file_shorter_than_a_row_is_named() -> None:
     with pytest.raises(DataError, match="f0 has 5 tokens, fewer than one sequence of 8; give it more text or choose"):
         Batches(files(5), [], [(0, 8)], 4, 16, 0, 0)
     Batches(files(5, 8), [0.0, 1.0], [(0, 8)], 4, 16, 0, 0)  # one that is not drawn from may be short
+    with pytest.raises(DataError, match="f0 has 5 tokens"):  # also where chance would hardly ever have drawn it
+        Batches(files(5, 80_000), [], [(0, 8)], 1, 8, 0, 0)
 
 
 def test_rows_say_where_the_tokens_of_a_step_come_from() -> None:

@@ -55,7 +55,7 @@ def test_long_plain_text_is_cut_at_line_ends_and_nothing_is_lost(
     assert pieces == ["é234\n67\n9\n", "abcdefghij", "klmnopqrs\n", "end"] and "".join(pieces) == text
 
 
-@pytest.mark.parametrize("kind", ["string", "large_string", "dictionary"])
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "dictionary"])
 def test_parquet_reads_the_column_text(tmp_path: Path, kind: str) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     texts = pyarrow.array([f"{i} é" for i in range(700)])
@@ -76,6 +76,17 @@ def test_a_folder_is_its_readable_files_in_order(tmp_path: Path) -> None:
     seen: list[int] = []
     assert list(read_files(files_below(tmp_path), seen.append)) == names
     assert seen == sorted(seen) and seen[-1] == sum(path.stat().st_size for path in files_below(tmp_path))
+
+
+def test_a_folder_follows_links_and_reads_no_folder_twice(tmp_path: Path) -> None:
+    for name in ("elsewhere/b.txt", "there/a.txt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(name)
+    (tmp_path / "there" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "there" / "again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "there" / "loop").symlink_to(tmp_path / "there")
+    names = [str(path.relative_to(tmp_path / "there")) for path in files_below(tmp_path / "there")]
+    assert names == ["a.txt", "again/b.txt"]
 
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -131,6 +142,15 @@ def test_a_zstandard_file_that_breaks_off(tmp_path: Path, n_kept: int) -> None:
     (tmp_path / "a.jsonl.zst").write_bytes(zstandard(lines)[:n_kept])
     with pytest.raises(DataError, match=r"line \d+, cannot be read: the compressed data breaks off"):
         list(read_texts(tmp_path / "a.jsonl.zst"))
+
+
+def test_a_zstandard_file_that_looks_far_back(tmp_path: Path) -> None:
+    """As `zstd --long=31` makes it: sound, and beyond what the library allows by itself."""
+    zstd = pytest.importorskip("zstandard")
+    parameters = zstd.ZstdCompressionParameters(window_log=28, write_content_size=False)
+    packed = zstd.ZstdCompressor(compression_params=parameters).compressobj()
+    (tmp_path / "a.jsonl.zst").write_bytes(packed.compress(GOOD) + packed.flush())
+    assert list(read_texts(tmp_path / "a.jsonl.zst")) == ["abc def"]
 
 
 @pytest.mark.parametrize("end", [".gz", ".zst"])

@@ -76,7 +76,7 @@ class Batches:
         rows = np.stack([chosen, np.zeros_like(chosen)], axis=1)
         for i, file in enumerate(self.files):
             n_windows, mine = len(file.ids) // length, np.flatnonzero(chosen == i)
-            if n_windows == 0 and len(mine):
+            if n_windows == 0 and share[i] > 0 and n_rows:  # also where chance would pass it by
                 raise DataError(
                     f"{file.name} has {len(file.ids)} tokens, fewer than one sequence of {length}; give it more text "
                     "or choose a shorter [train] sequence"

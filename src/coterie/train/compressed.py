@@ -17,6 +17,7 @@ from coterie.errors import DataError
 __all__ = ["missing_package", "open_stream", "reading_errors"]
 
 _CHUNK = 1 << 10  # compressed bytes at a time: even of zeros, 32,000 to a byte, that is 32 MB of content
+_LONGEST_WINDOW = 1 << 31  # bytes a Zstandard frame may look back: what `zstd --long=31` makes (by itself 2^27)
 _MAGIC = {
     b"\x1f\x8b": ("gzip data", ".gz"),
     b"\x28\xb5\x2f\xfd": ("Zstandard data", ".zst"),
@@ -90,7 +91,7 @@ class _ZstandardStream(io.RawIOBase):
             import zstandard
         except ModuleNotFoundError:
             raise missing_package(path, "zstandard") from None
-        self._file, self._decompressor = file, zstandard.ZstdDecompressor()
+        self._file, self._decompressor = file, zstandard.ZstdDecompressor(max_window_size=_LONGEST_WINDOW)
         self._frame: Any = None
         self._compressed, self._content = b"", memoryview(b"")
 

@@ -33,7 +33,10 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def files_below(path: Path) -> list[Path]:
-    """`path` itself, or the files of a known format in and below the folder it is, sorted; hidden ones are left out."""
+    """`path` itself, or the files of a known format in and below the folder it is, sorted; hidden ones are left out.
+
+    Links to folders are followed, each folder once.
+    """
     if path.is_file():
         _format_of(path)
         return [path]
@@ -42,9 +45,13 @@ def files_below(path: Path) -> list[Path]:
             f"{path} is not a file or a folder; paths are relative to where the command runs, and recipes find the "
             "training text through COTERIE_DATA"
         )
-    found, others = list[Path](), list[Path]()
-    for folder, folders, names in os.walk(path, onerror=_refuse_folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    found, others, known = list[Path](), list[Path](), set[str]()
+    for folder, folders, names in os.walk(path, onerror=_refuse_folder, followlinks=True):
+        if (real := os.path.realpath(folder)) in known:  # a link leads back to it
+            folders.clear()
+            continue
+        known.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             if not name.startswith("."):
                 (found if _known_format(name) else others).append(Path(folder, name))
@@ -234,5 +241,5 @@ def _check_column(schema: Any, path: Path) -> None:
         raise DataError(f'{path} has no column "{_COLUMN}", only {", ".join(schema.names[:8]) or "none at all"}')
     kind = schema.field(_COLUMN).type
     kind = kind.value_type if types.is_dictionary(kind) else kind
-    if not (types.is_string(kind) or types.is_large_string(kind)):
+    if str(kind) not in ("string", "large_string", "string_view"):
         raise DataError(f'{path}: the column "{_COLUMN}" holds {kind}, expected strings')
