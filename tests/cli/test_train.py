@@ -29,7 +29,7 @@ def train(recipe: Path, *args: str) -> subprocess.CompletedProcess[str]:
 def test_recipe_to_a_folder_that_loads(recipe: Path) -> None:
     done = train(recipe, "--steps", "3")
     assert done.returncode == 0, done.stderr
-    assert "stopped at step 3 of 8" in done.stderr
+    assert "stopped at step 3 of 8; without --steps, or with more, it goes on" in done.stderr
     done = train(recipe, "--json")
     assert done.returncode == 0, done.stderr
     assert "resuming at step 3" in done.stderr
@@ -171,6 +171,43 @@ def test_fresh_removes_what_a_run_left_and_nothing_else(recipe: Path, capsys: py
     assert main(["train", str(recipe), "--fresh"]) == 2
     assert {p.name for p in folder.iterdir()} == {"notes.txt", "lock"}
     assert "none.txt" in capsys.readouterr().err
+
+
+def test_fresh_begins_anew_where_there_is_only_a_vocabulary(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = recipe.parent / "run"
+    (folder / "model").mkdir(parents=True)  # somebody's own
+    recipe.write_text(recipe.read_text().replace('valid = ["$TEXT/a.txt"]', ""))
+    assert main(["train", str(recipe), "--tokenizer"]) == 0
+    recipe.write_text(recipe.read_text().replace("512", "514"))
+    assert main(["train", str(recipe), "--tokenizer"]) == 2
+    assert "or start again with --fresh" in capsys.readouterr().err
+    assert main(["train", str(recipe), "--tokenizer", "--fresh"]) == 0
+    assert load_tokenizer(folder / "tokenizer").vocab_size == 514 and (folder / "model").exists()
+
+
+def test_ctrl_c_while_the_result_is_scored(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    recipe.write_text(
+        recipe.read_text().replace("eval_every = 4", "eval_every = 400").replace("steps = 8", "steps = 2")
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("coterie.cli.train_run.longest_window", interrupted)
+        assert main(["train", str(recipe)]) == 130
+    assert "stopped and saved at step 2 of 2; the same command goes on from there" in capsys.readouterr().err
+    assert main(["train", str(recipe)]) == 0
+    assert json.loads((recipe.parent / "run" / "scores.json").read_text()).keys() == {"a.txt"}
+
+
+@pytest.mark.parametrize("option", [["--steps", "3"], ["--compare", "topk"]])
+def test_options_that_would_do_nothing_beside_tokenizer(
+    recipe: Path, option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(recipe), "--tokenizer", *option]) == 2
+    assert "--tokenizer trains no model; leave --steps and --compare out" in capsys.readouterr().err
 
 
 def test_only_the_vocabulary(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

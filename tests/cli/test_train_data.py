@@ -157,6 +157,7 @@ def test_a_run_that_is_ended_while_it_tokenises(recipe: Path, number: signal.Sig
     _, said = run.communicate(timeout=60)
     assert run.returncode == (130 if number == signal.SIGINT else -9), said
     assert "Traceback" not in said
+    assert ("the same command goes on behind the last whole shard" in said) == (number == signal.SIGINT)
     deadline = time.monotonic() + 30
     while any(map(is_running, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -24,5 +24,5 @@ def test_the_batch_is_plain_json(tmp_path: Path) -> None:
 def test_the_sentence_says_what_where_and_what_to_do() -> None:
     error = str(not_finite({"step": 3, "loss": float("inf")}, ROWS, Path("run/b.json"), 0.5))
     assert "step 3: the loss is inf" in error and "(rows: 1 of en, 2 of fr) is in run/b.json" in error
-    assert "smaller [train] lr (now 0.5)" in error
+    assert "smaller [train] lr (now 0.5)" in error and "remove the newest folder of run/checkpoints" in error
     assert "the gradient's norm is not finite" in str(not_finite({"step": 3, "loss": 1.0}, ROWS, Path("b"), 0.5))

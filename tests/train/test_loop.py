@@ -115,6 +115,26 @@ def test_interrupt_saves_the_state(tmp_path: Path) -> None:
     assert again.resume() and again.step == 3
 
 
+def test_a_second_ctrl_c_does_not_cost_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes while the state is saved because of the first one, and waits until that is done."""
+    run = trainer(tmp_path)
+    plain = run.checkpoints.save
+
+    def interrupt(record: dict[str, Any]) -> None:
+        if record["step"] == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    def interrupted_save(*args: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        plain(*args)
+
+    run.report = interrupt
+    monkeypatch.setattr(run.checkpoints, "save", interrupted_save)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert run.saved == 3 and trainer(tmp_path).resume()
+
+
 def test_micro_batches_change_nothing_but_the_balance_scope(tmp_path: Path) -> None:
     """Balance is measured per micro-batch, so it is off here; the rest must not see how a step is cut."""
     whole, cut = trainer(tmp_path / "a", load=0.0), trainer(tmp_path / "b", load=0.0, accumulate=4)

@@ -55,6 +55,8 @@ def command(
         options = ["--ranks", str(ranks)] if ranks else []
         prove(recipe, folder, last=plan.train.steps, steps=steps, options=options)
         return
+    if only_tokenizer and (steps or kinds is not None):
+        raise click.UsageError("--tokenizer trains no model; leave --steps and --compare out")
     if ranks and ranks > 1 and not is_rank():
         start_ranks(context, plan, ranks, is_debug=context.obj.debug)
     alone = "--tokenizer" if only_tokenizer else "--compare" if kinds is not None else None

@@ -57,7 +57,9 @@ def compare_runs(plan: "Recipe", folder: Path, kinds: list[str], run: Run) -> li
         rows += [row] if row else []
         n_stopped += row is None
     if n_stopped:
-        note(f"{n_stopped} of {len(kinds)} routers are not trained to the end; the same command goes on")
+        note(
+            f"{n_stopped} of {len(kinds)} routers are not trained to the end; without --steps, or with more, it goes on"
+        )
     if rows:
         _write(rows, plan, folder)
         note(f"{folder / 'table.md'} has the table, {folder / 'plot.svg'} the curves")

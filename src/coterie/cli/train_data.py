@@ -42,8 +42,12 @@ def prepare_tokens(
     files = []
     for name in names:
         path = expand_path(name)
-        with progress(f"tokenising {path.name}") as report:
-            files.append(tokenize_path(path, tokenizer, folder / "tokens", report, source=tokenizer_dir))
+        try:
+            with progress(f"tokenising {path.name}") as report:
+                files.append(tokenize_path(path, tokenizer, folder / "tokens", report, source=tokenizer_dir))
+        except (KeyboardInterrupt, SystemExit):
+            note(f"stopped while tokenising {path.name}; the same command goes on behind the last whole shard")
+            raise
         note(f"{files[-1].name}: {len(files[-1].ids):,} tokens, {files[-1].n_bytes:,} bytes")
     return files
 

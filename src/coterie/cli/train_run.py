@@ -35,6 +35,7 @@ def run_recipe(
     None where the run stopped before its end, and on all ranks but the first. The vocabulary and the tokens are kept in
     `texts`, else in `folder`.
     """
+    from coterie.checkpoint.atomic import disk_errors, new_file
     from coterie.train.memory import keep_freed_memory
     from coterie.train.sinks import require_tensorboard
 
@@ -48,19 +49,21 @@ def run_recipe(
             note(f"a damaged checkpoint is passed over: {sentence}")
         note(f"resuming at step {trainer.step} of {plan.train.steps}")
     keep_freed_memory()
-    with _how_to_go_on(trainer, plan), view, _tensorboard(plan, folder, trainer):
-        trainer.run(until=steps)
-    if trainer.step < plan.train.steps:
-        note(f"stopped at step {trainer.step} of {plan.train.steps}; the same command goes on")
-        return None
-    trainer.model.eval()
-    final = {f.name: score(trainer.model, f, longest_window(plan)) for f in valid}
+    with _how_to_go_on(trainer, plan):
+        with view, _tensorboard(plan, folder, trainer):
+            trainer.run(until=steps)
+        if trainer.step < plan.train.steps:
+            note(f"stopped at step {trainer.step} of {plan.train.steps}; without --steps, or with more, it goes on")
+            return None
+        trainer.model.eval()
+        final = {f.name: score(trainer.model, f, longest_window(plan)) for f in valid}
     model = trainer.whole_model()
     if model is None:
         return None
     lineage.finish(model, trainer.step)
     save_model(model, tokenizer_dir, folder / "model")
-    (folder / "scores.json").write_text(json.dumps(final, indent=1) + "\n")
+    with disk_errors(folder / "scores.json"), new_file(folder / "scores.json") as file:
+        file.write((json.dumps(final, indent=1) + "\n").encode())
     return final
 
 
@@ -99,13 +102,14 @@ def _tensorboard(plan: "Recipe", folder: Path, trainer: "Trainer") -> Iterator[N
 
 def forget(folder: Path) -> None:
     """Remove what a run left, and nothing else: `--out` may name a folder that holds more."""
-    if not any((folder / name).exists() for name in ("log.jsonl", "checkpoints", "state.safetensors", "tokens")):
-        return
-    for name in ("log.jsonl", "state.safetensors", "scores.json", "upcycling.json"):
-        (folder / name).unlink(missing_ok=True)
-    for path in folder.glob("bad-batch-*.json"):
-        path.unlink()
-    for name in ("checkpoints", "tokenizer", "tokens", "model", "tensorboard"):
+    names = ["tokenizer"] if (folder / "tokenizer" / "tokenizer.model").exists() else []
+    if any((folder / name).exists() for name in ("log.jsonl", "checkpoints", "state.safetensors", "tokens")):
+        for name in ("log.jsonl", "state.safetensors", "scores.json", "upcycling.json"):
+            (folder / name).unlink(missing_ok=True)
+        for path in folder.glob("bad-batch-*.json"):
+            path.unlink()
+        names = ["checkpoints", "tokenizer", "tokens", "model", "tensorboard"]
+    for name in names:
         if (folder / name).is_symlink():  # to what runs share
             (folder / name).unlink()
         elif (folder / name).exists():

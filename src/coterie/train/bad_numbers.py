@@ -28,5 +28,6 @@ def not_finite(record: dict[str, Any], rows: list[dict[str, Any]], path: Path, l
     return CoterieError(
         f"step {record['step']}: {what}; it changed no weight; its batch (rows: {files}) is in {path}: look there for "
         f"damaged text, or give the recipe a smaller [train] lr (now {lr:g}), a longer warmup or a smaller clip; the "
-        "same command then goes on from the last good step"
+        f"same command then goes on from the last good step; should that be no better, remove the newest folder of "
+        f"{path.parent / 'checkpoints'} to go on from the one before"
     )

@@ -151,7 +151,8 @@ class Trainer:
                     self._save_once()
             raise
         except (KeyboardInterrupt, SystemExit):
-            self._save_once()
+            with interrupt_later():  # whoever presses Ctrl-C twice wants to keep the steps as well
+                self._save_once()
             raise
 
     def _save_once(self) -> None:
