@@ -1,6 +1,7 @@
 import json
 import math
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from coterie.config import ModelConfig, RouterConfig
 from coterie.errors import RecipeError
 from coterie.router_config import ROUTER_KINDS
 from coterie.train.compare import Row, as_json, chart, markdown, parse_kinds, recipe_for, smooth
-from coterie.train.recipe import Balance, Data, Recipe, Train
+from coterie.train.recipe import Balance, Data, Init, Recipe, Train
 
 MODEL = {
     "vocab_size": 64, "hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -50,6 +51,19 @@ def test_the_capacity_of_the_recipe_is_kept_where_a_kind_takes_one() -> None:
     assert recipe_for(plan, "topk").router == plan.router
     assert recipe_for(plan, "switch").router.capacity == 1.25
     assert recipe_for(plan, "soft").router == RouterConfig(kind="soft", jitter=0.01)
+
+
+def test_an_upcycling_into_segments_is_compared_with_as_many_experts_as_it_trains() -> None:
+    """Two whole copies where the recipe does not say; it was two segments."""
+    fields = {"num_local_experts": 8}
+    plan = Recipe(**{**PLAN.__dict__, "model": fields, "init": Init(upcycle=("a",), method="split", granularity=4)})
+    assert recipe_for(plan, "topk").model["num_experts_per_tok"] == 8
+    assert recipe_for(replace(plan, init=Init()), "topk").model["num_experts_per_tok"] == 2
+
+
+def test_without_valid_files_the_lowest_loss_comes_first() -> None:
+    table = markdown([Row(kind="switch", loss=3.0), Row(kind="topk", loss=2.0)], 5)
+    assert table.index("| topk | - | 2.000") < table.index("| switch | - | 3.000")
 
 
 def test_a_dense_model_has_no_routers_to_compare() -> None:

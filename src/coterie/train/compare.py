@@ -47,7 +47,8 @@ def recipe_for(plan: Recipe, kind: str) -> Recipe:
     if config.num_local_experts is None:
         raise RecipeError("--compare needs a sparse model: set [model] num_local_experts")
     router = _router(plan.router, kind)
-    model = plan.model | {"num_experts_per_tok": router.top_k_for(config.num_local_experts, config.num_experts_per_tok)}
+    top_k = plan.model.get("num_experts_per_tok", 2 * plan.init.granularity)  # of an upcycling: two whole copies
+    model = plan.model | {"num_experts_per_tok": router.top_k_for(config.num_local_experts, top_k)}
     b = plan.balance
     bias = (b.bias or _BIAS_RATE) if kind == "sigmoid_bias" else 0.0
     balance = replace(b, bias=bias, noisy_load=b.noisy_load if kind == "noisy_topk" else 0.0)
@@ -113,8 +114,9 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def markdown(rows: Sequence[Row], steps: int) -> str:
-    """The table, best bits per byte first, with what has to be known to read it."""
-    done = sorted((r for r in rows if not r.error), key=lambda r: (math.isnan(r.bits_per_byte), r.bits_per_byte))
+    """The table, best bits per byte first (lowest loss without valid files), with what has to be known to read it."""
+    done = [r for r in rows if not r.error]
+    done.sort(key=lambda r: r.loss if math.isnan(r.bits_per_byte) else r.bits_per_byte)
     lines = [
         f"Routers after {steps:,} steps on the same batches.",
         "",
@@ -140,7 +142,8 @@ def markdown(rows: Sequence[Row], steps: int) -> str:
 
 def _line(r: Row) -> str:
     cells = (
-        r.kind + ("" if r.can_decode else r" \*"), f"{r.bits_per_byte:.4f}", f"{r.loss:.3f}", f"{r.max_vio:.2f}",
+        r.kind + ("" if r.can_decode else r" \*"),
+        "-" if math.isnan(r.bits_per_byte) else f"{r.bits_per_byte:.4f}", f"{r.loss:.3f}", f"{r.max_vio:.2f}",
         f"{r.entropy:.3f}", f"{r.idle:.1f}", f"{r.dropped:.1%}", f"{r.tokens_per_s:,.0f}",
         "yes" if r.can_decode else "no", f"{r.parameters:,}", f"{r.active:,}",
     )  # fmt: skip
