@@ -76,6 +76,12 @@ def test_a_model_that_is_written_at_once_has_no_plan(
         ("steps = 8", "steps = 0", "[train] steps is 0"),
         ("hidden_size = 16", "hiden_size = 16", "'hiden_size' is not a field of a model"),
         ("sequence = 32", "sequence = 128", "longer than max_position_embeddings"),
+        ("vocab_size = 512", "vocab_size = 300", "vocab_size is 300, expected between 512 and 65536"),
+        (
+            "hidden_size = 16",
+            "hidden_size = 16\nvocab_size = 300",
+            "vocab_size is 300 and the tokenizer has 512 pieces",
+        ),
     ],
 )
 def test_mistakes_are_those_of_training(

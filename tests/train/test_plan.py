@@ -14,6 +14,7 @@ from coterie.train.plan import make_plan, planned_memory, planned_seconds
 from coterie.train.plan_advice import advice, text_warnings
 from coterie.train.recipe import Data, Recipe, Train
 from coterie.train.sample import Sample
+from coterie.train.scaling import chinchilla_loss, effective_tokens
 
 SHAPE: dict[str, Any] = dict(
     vocab_size=256, hidden_size=64, intermediate_size=96, num_hidden_layers=6, num_attention_heads=4,
@@ -96,8 +97,10 @@ def test_operations_are_six_for_each_active_weight_and_attention() -> None:
 
 def test_repeated_text_predicts_a_higher_loss() -> None:
     fresh = make_plan(recipe(), CONFIG, torch.float32, available=GB).predictions[0]
-    few = [Corpus(name=n, tokens=100, is_counted=True) for n in "ab"]
+    few = [Corpus(name="a", tokens=64, is_counted=True), Corpus(name="b", tokens=192, is_counted=True)]
     again = make_plan(recipe(), CONFIG, torch.float32, available=GB, corpora=few).predictions[0]
+    worth = effective_tokens(10_240, 256)  # of text read 40 times: some 14 times itself
+    assert again.loss == pytest.approx(chinchilla_loss(active_parameters(CONFIG).total, worth)) and worth < 4000
     assert again.loss > fresh.loss
 
 

@@ -73,22 +73,31 @@ def plan_recipe(path: Path, *, is_measured: bool) -> dict[str, Any]:
 def _config(path: Path, recipe: "Recipe", dtype: "torch.dtype") -> "ModelConfig":
     """Of the run: [model] and [router] on top of the model it starts from, or else of the size of its vocabulary."""
     from coterie.config import ModelConfig
-    from coterie.train.origin import open_origin, run_config
-
-    if (origin := open_origin(recipe)) is not None:
-        return run_config(origin, recipe, dtype, where=str(path))
-    fields = {"vocab_size": _vocabulary(recipe), "torch_dtype": str(dtype).removeprefix("torch.")}
-    return ModelConfig.from_fields(fields | recipe.model | {"router": recipe.router}, where=f"{path}: [model]")
-
-
-def _vocabulary(recipe: "Recipe") -> int:
+    from coterie.errors import RecipeError
     from coterie.tokenizer.load import load_tokenizer
+    from coterie.tokenizer.training import require_trainable_size
+    from coterie.train.origin import check_vocabulary, open_origin, run_config
     from coterie.train.recipe import expand_path
 
     wanted = recipe.data.tokenizer
-    if "vocab_size" in recipe.model:
-        return int(recipe.model["vocab_size"])
-    return wanted["vocab_size"] if isinstance(wanted, dict) else load_tokenizer(expand_path(wanted)).vocab_size
+    if (origin := open_origin(recipe)) is not None:
+        config = run_config(origin, recipe, dtype, where=str(path))
+        if isinstance(wanted, str) and wanted:
+            named = expand_path(wanted)
+            check_vocabulary(config, load_tokenizer(named), origin.folder, named)
+        return config
+    if isinstance(wanted, dict):
+        require_trainable_size(pieces := wanted["vocab_size"])
+    else:
+        pieces = load_tokenizer(expand_path(wanted)).vocab_size
+    fields = {"vocab_size": pieces, "torch_dtype": str(dtype).removeprefix("torch.")}
+    config = ModelConfig.from_fields(fields | recipe.model | {"router": recipe.router}, where=f"{path}: [model]")
+    if config.vocab_size < pieces:
+        raise RecipeError(
+            f"{path}: [model] vocab_size is {config.vocab_size} and the tokenizer has {pieces} pieces; leave it out, "
+            "and it is taken from the tokenizer"
+        )
+    return config
 
 
 def _run_folder(recipe: "Recipe") -> Path | None:

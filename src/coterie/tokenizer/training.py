@@ -10,7 +10,7 @@ import sentencepiece
 
 from coterie.errors import TokenizerError
 
-__all__ = ["train_sentencepiece"]
+__all__ = ["require_trainable_size", "train_sentencepiece"]
 
 
 _LONGEST = 20000  # bytes of a line; sentencepiece would leave out longer ones without a word
@@ -21,8 +21,7 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, out: Path) -> Non
 
     Raises `TokenizerError` where the text has too little in it for that many pieces; `out` is not there then.
     """
-    if not 512 <= vocab_size <= 65536:
-        raise TokenizerError(f"vocab_size is {vocab_size}, expected between 512 and 65536")
+    require_trainable_size(vocab_size)
     model, lines = io.BytesIO(), _Lines(texts)
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -48,6 +47,12 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, out: Path) -> Non
             f"a vocabulary of {vocab_size} pieces cannot be trained on this text: {_reason(str(e))}"
         ) from None
     out.write_bytes(model.getvalue())
+
+
+def require_trainable_size(vocab_size: int) -> None:
+    """`TokenizerError` where a vocabulary of so many pieces is not one that is trained here."""
+    if not 512 <= vocab_size <= 65536:
+        raise TokenizerError(f"vocab_size is {vocab_size}, expected between 512 and 65536")
 
 
 class _Lines:
