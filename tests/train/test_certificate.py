@@ -93,6 +93,23 @@ def test_routers_whose_weights_add_up_to_one(examine: Examine, kind: str, top_k:
     assert found.is_equality_expected and found.difference < TOLERANCE, found
 
 
+@pytest.mark.parametrize(
+    ("router", "renormalise"),
+    [
+        ({"kind": "sigmoid_bias", "scale": 2.5}, False),
+        ({"kind": "noisy_topk"}, False),
+        ({"kind": "sparsemixer_v2"}, True),
+    ],
+)
+def test_two_experts_are_scaled_for_a_router_without_an_opinion(
+    examine: Examine, router: dict[str, Any], renormalise: bool
+) -> None:
+    """The scale of sigmoids that are not renormalised was forgotten, and that the second draw is from fewer."""
+    fields = {"num_local_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": renormalise, "router": router}
+    found = examine(Upcycling(router_std=0.0), fields)
+    assert found.is_equality_expected and found.difference < TOLERANCE, found
+
+
 @pytest.mark.parametrize("kind", ["switch", "base", "sinkhorn"])
 def test_routers_that_weigh_their_one_expert_by_what_they_think_of_it(examine: Examine, kind: str) -> None:
     fields = {"num_local_experts": 4, "num_experts_per_tok": 1, "router": {"kind": kind}}

@@ -95,6 +95,16 @@ def test_powers_of_two_are_shared_without_rounding(dense_config: ModelConfig, de
         ({"num_local_experts": 64, "num_experts_per_tok": 8, "norm_topk_prob": False}, 8, 64.0),
         ({"num_local_experts": 8, "num_experts_per_tok": 1, "router": {"kind": "switch"}}, 1, 8.0),
         ({"num_local_experts": 8, "num_experts_per_tok": 8, "router": {"kind": "dense"}}, 1, 1.0),
+        (
+            {
+                "num_local_experts": 8,
+                "num_experts_per_tok": 4,
+                "norm_topk_prob": False,
+                "router": {"kind": "sigmoid_bias", "scale": 2.0},
+            },
+            1,
+            0.25,
+        ),
     ],
 )
 def test_scale_of_experts(fields: dict[str, Any], granularity: int, scale: float) -> None:

@@ -66,7 +66,9 @@ def _weight_of_a_token(config: ModelConfig) -> float:
     kind, E, K = config.router.kind, config.num_local_experts, config.num_experts_per_tok
     assert E is not None
     if kind == "sigmoid_bias":
-        return config.router.scale if config.norm_topk_prob else K / 2
+        return config.router.scale * (1 if config.norm_topk_prob else K / 2)
+    if kind == "sparsemixer_v2":  # the second is drawn among those that are left
+        return sum(1 / (E - slot) for slot in range(K))
     if kind in _ALWAYS_ONE or (kind in _TAKES_COPIES and config.norm_topk_prob):
         return 1.0
     return 0.5 if kind in ("base", "sinkhorn") and K == 1 else K / E
