@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from coterie.config import ModelConfig
 from coterie.errors import DataError
 from coterie.eval.perplexity import score_tokens
 from coterie.model import Transformer
+from coterie.router_config import RouterConfig
 from coterie.train.initialise import initialise
 
 TINY = ModelConfig(
@@ -45,6 +47,16 @@ def test_sum_equals_one_softmax_at_a_time(model: Transformer, batch: int) -> Non
     assert score.nats == pytest.approx(by_hand(model, ids, 10), rel=1e-5)
     assert score.perplexity == pytest.approx(math.exp(score.nats / 45))
     assert score.bits_per_byte(2.0) == pytest.approx(score.nats / math.log(2) / 90)
+
+
+def test_a_soft_router_mixes_the_tokens_of_a_window_and_of_no_other() -> None:
+    """All windows of a batch were one sequence to it."""
+    config = replace(TINY, num_experts_per_tok=4, router=RouterConfig(kind="soft"))
+    model = Transformer(config, torch.float32)
+    initialise(model, std=0.3, seed=0)
+    ids = torch.randint(3, 32, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    alone, together = (score_tokens(model, ids, window=10, batch=batch).nats for batch in (1, 4))
+    assert together == pytest.approx(alone, rel=1e-6) and alone == pytest.approx(by_hand(model, ids, 10), rel=1e-5)
 
 
 def test_shares_are_loads_over_the_fair_share(model: Transformer) -> None:

@@ -16,6 +16,7 @@ from coterie.errors import DataError
 from coterie.model import Transformer
 from coterie.model.attention import WholeSequences
 from coterie.model.norm import Linear, Projection
+from coterie.routing import Rows
 from coterie.routing.balance import expert_counts
 from coterie.train.loss import linear_cross_entropy
 
@@ -79,7 +80,8 @@ def _add(score: Score, model: Transformer, targets_BS: torch.Tensor, bos: int) -
     targets_BS = targets_BS.to(model.device)
     ids_BS = torch.cat((targets_BS.new_full((B, 1), bos), targets_BS[:, :-1]), 1)
     positions_T = torch.arange(S, device=model.device).repeat(B)
-    out = model(ids_BS.flatten(), positions_T, WholeSequences(B, model.config.sliding_window))
+    rows = Rows(sequence_T=torch.arange(B, device=model.device).repeat_interleave(S))  # soft routers mix within one
+    out = model(ids_BS.flatten(), positions_T, WholeSequences(B, model.config.sliding_window), rows)
     nats = _nats(model.head, out.hidden_TD, targets_BS.flatten(), model.dtype)
     score.nats += float(nats)
     score.n_tokens += B * S
