@@ -1,8 +1,11 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional
 
-from coterie.train.loss import linear_cross_entropy
+from coterie.train.loss import highest_bytes, linear_cross_entropy
 
 
 @pytest.mark.parametrize("n_rows", [1, 255, 256, 700])
@@ -40,3 +43,26 @@ def test_without_gradients_the_same_sum() -> None:
     with_gradients = linear_cross_entropy(x.requires_grad_(), weight, targets)
     with torch.no_grad():
         torch.testing.assert_close(linear_cross_entropy(x, weight, targets), with_gradients.detach())
+
+
+_PEAK = """
+import sys, torch
+from coterie.train.loss import linear_cross_entropy
+dtype, T, D, V = getattr(torch, sys.argv[1]), *map(int, sys.argv[2:])
+x, weight, targets = torch.randn(T, D).to(dtype).requires_grad_(), torch.randn(V, D).to(dtype), torch.randint(V, (T,))
+linear_cross_entropy(x[:8], weight.requires_grad_()[:32], targets[:8] % 32, dtype).backward()  # what torch itself needs
+def status(key): return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(key)) * 1024
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+before = status("VmRSS")
+loss = linear_cross_entropy(x, weight, targets, dtype)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(2100, 64, 16384), (256, 512, 16384)], ids=["many rows", "wide"])
+def test_the_highest_moment_holds_one_block_of_logits(dtype: str, shape: tuple[int, int, int]) -> None:
+    command = [sys.executable, "-c", _PEAK, dtype, *map(str, shape)]
+    taken = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert taken == pytest.approx(highest_bytes(*shape, getattr(torch, dtype), "cpu"), rel=0.15, abs=4e6)

@@ -10,14 +10,17 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from coterie.checkpoint.numbers import size_text
 from coterie.config import ModelConfig
+from coterie.device import available_memory
+from coterie.errors import ResourceError
 from coterie.kernels.training import has_causal_attention
 from coterie.model import Transformer
 from coterie.train.initialise import muon_matrices
-from coterie.train.loss import rows_of_block
+from coterie.train.loss import highest_bytes
 from coterie.train.recipe import Train
 
-__all__ = ["Activations", "Footprint", "Static", "activations", "footprint", "static_memory"]
+__all__ = ["Activations", "Footprint", "Static", "activations", "footprint", "require_memory", "static_memory"]
 
 _CAUSAL_BLOCK, _MOST_BLOCKS = 128, 16  # queries of a block of attention on a CPU, and how many blocks
 
@@ -45,7 +48,7 @@ class Activations:
     attention: int
     experts: int  # or the dense feed-forward block; with the router
     norms: int  # and residual sums
-    loss: int  # cross-entropy: gradients of hidden states and head, one block of logits
+    loss: int  # cross-entropy at its highest: gradients of hidden states and head, one block of logits
 
     @property
     def total(self) -> int:
@@ -83,6 +86,18 @@ def static_memory(config: ModelConfig, train: Train, dtype: torch.dtype) -> Stat
     return Static(parameters=n, weights=weights, masters=masters, moments=moments, gradients=4 * n, incoming=incoming)
 
 
+def require_memory(config: ModelConfig, train: Train, dtype: torch.dtype, device: torch.device, n_ranks: int) -> None:
+    """`ResourceError` where what a run always holds is more than is free: the system would end it without a word."""
+    static, there = static_memory(config, train, dtype), available_memory(device)
+    need = static.held // n_ranks
+    if need > there:
+        each = f" on each of {n_ranks} ranks" if n_ranks > 1 else ""
+        raise ResourceError(
+            f"training {static.parameters:,} parameters takes {size_text(need)}{each} for weights, masters and moments "
+            f"alone, and {size_text(there)} are free; make [model] smaller (`coterie plan` says what a recipe needs)"
+        )
+
+
 def activations(
     config: ModelConfig, train: Train, dtype: torch.dtype, rows: int, sequence: int, device: str = "cpu"
 ) -> Activations:
@@ -96,8 +111,7 @@ def activations(
     else:
         layer = Activations(**{part: n * L for part, n in asdict(layer).items()})
     turns = T * 2 * c.head_dim * b  # cosines and sines, which all layers share
-    logits = rows_of_block(c.vocab_size, dtype, device) * c.vocab_size * (b if device == "cuda" else 4 + b)
-    loss = T * D * b + c.vocab_size * D * (4 + b) + logits
+    loss = highest_bytes(T, D, c.vocab_size, dtype, device)
     return replace(layer, attention=layer.attention + turns, norms=layer.norms + inputs, loss=loss)
 
 

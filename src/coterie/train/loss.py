@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from coterie.kernels import training, training_products
 
-__all__ = ["linear_cross_entropy", "rows_of_block"]
+__all__ = ["highest_bytes", "linear_cross_entropy", "rows_of_block"]
 
 _BLOCK = 2048  # rows times bytes of a number: 16 MB of logits at a vocabulary of 8,192
 _CARD = 1 << 28  # logits of a block on a card, where small products are slow
@@ -22,6 +22,23 @@ _CARD = 1 << 28  # logits of a block on a card, where small products are slow
 def rows_of_block(vocabulary: int, compute: torch.dtype, device: str) -> int:
     """Of a device type; a multiple of 256. Example: 8,192 rows of a vocabulary of 32,000 on a card."""
     return _BLOCK // compute.itemsize if device != "cuda" else max(1, _CARD // vocabulary // 512) * 512
+
+
+def highest_bytes(tokens: int, width: int, vocabulary: int, compute: torch.dtype, device: str) -> int:
+    """Of `linear_cross_entropy` with gradients: both of them, and what the block of logits takes that is in work.
+
+    The native products of bf16 hold the weight in strips twice and beside a block its strips; when they are done, the
+    gradient of the weight is rounded.
+    """
+    b = compute.itemsize
+    weight, block = vocabulary * width, min(tokens, rows_of_block(vocabulary, compute, device)) * vocabulary
+    gradients = tokens * width * b + weight * max(4, b)
+    if device == "cuda":
+        return gradients + (weight * b if b < 4 else 0) + block * b
+    sides = torch.empty(0, width, dtype=compute), torch.empty(0, vocabulary, dtype=compute)
+    if training_products.has_products(*sides):
+        return gradients + (2 * weight + block + max(block, weight)) * b
+    return gradients + block * (b if training.is_usable(*sides) else 4 + b)  # the twin makes a wide copy
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -44,6 +61,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             losses[rows] = operations.cross_entropy_(logits_nV, targets_T[rows])  # they are their gradient now
             grad_x[rows] = products.product(logits_nV, right_back, x_TD.shape[1])
             products.add_transposed_product_(grad_weight, logits_nV, x_nD)
+            del logits_nV  # or the next block would be made beside it
         ctx.save_for_backward(grad_x, grad_weight.to(weight_VD.dtype))
         return losses.sum()
 

@@ -114,7 +114,7 @@ def effective_tokens(tokens: float, unique: float) -> float:
 
 
 def predict_losses(config: ModelConfig, tokens: float, worth: float | None = None) -> list[Prediction]:
-    """What each law expects of the model after `tokens`, as `effective_tokens` counts them `worth` so many fresh ones."""
+    """What each law expects of the model after `tokens`, `worth` so many fresh ones (None: all are fresh)."""
     n, worth = active_parameters(config).total, tokens if worth is None else worth
     expansion = (config.num_local_experts or 1) / (config.num_experts_per_tok if config.is_sparse else 1)
     dense_only = ("a sparse model is taken for a dense one of its active parameters",) if config.is_sparse else ()
