@@ -135,6 +135,7 @@ def test_no_verb_shows_the_help_on_stderr(capsys: pytest.CaptureFixture[str]) ->
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "x.txt"), 2, "coterie: x.txt: No such file"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "coterie: No space left on device\n"),
         (MemoryError(), 2, "coterie: out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "coterie: out of memory: Default"),
         (
             AssertionError("T == 3"),
             1,

@@ -164,13 +164,32 @@ def test_fresh_removes_what_a_run_left_and_nothing_else(recipe: Path, capsys: py
     folder = recipe.parent / "run"
     (folder / "model").mkdir(parents=True)
     (folder / "notes.txt").write_text("mine")
+    (recipe.parent / "none.txt").write_text("")
     recipe.write_text(recipe.read_text().replace("a.txt", "none.txt"))  # so that it stops right after
     assert main(["train", str(recipe), "--fresh"]) == 2
     assert (folder / "model").exists()  # no run was here, so that folder is somebody's own
     (folder / "log.jsonl").write_text("")
     assert main(["train", str(recipe), "--fresh"]) == 2
     assert {p.name for p in folder.iterdir()} == {"notes.txt", "lock"}
-    assert "none.txt" in capsys.readouterr().err
+    (folder / "log.jsonl").write_text("")
+    recipe.write_text(recipe.read_text().replace('valid = ["$TEXT/none.txt"]', 'valid = ["$TEXT/typo.txt"]'))
+    assert main(["train", str(recipe), "--fresh"]) == 2
+    assert "typo.txt is not a file" in capsys.readouterr().err and (folder / "log.jsonl").exists()
+
+
+def test_a_model_that_memory_cannot_hold_is_refused_before_the_text_is_tokenised(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Mixtral 8x7B, which is what a recipe without [model] asks for; Linux would end the process without a word."""
+    text = recipe.read_text()
+    recipe.write_text(text[text.index("[data]") :])
+    monkeypatch.setattr("coterie.train.footprint.available_memory", lambda device: 64 << 30)
+    assert main(["train", str(recipe)]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        said.startswith("coterie: training 46,4") and "GB for weights, masters and moments alone, and 68.7 GB" in said
+    )
+    assert not (recipe.parent / "run" / "tokens").exists()
 
 
 def test_fresh_begins_anew_where_there_is_only_a_vocabulary(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

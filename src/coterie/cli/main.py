@@ -156,7 +156,7 @@ def _explain(error: Exception, debug: bool) -> int:
     if isinstance(error, CoterieError):
         _say(str(error))
         return 2
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second is torch's
+    if _is_out_of_memory(error):
         first = next(iter(str(error).splitlines()), "")
         _say(f"out of memory{': ' + first if first else ''}; use a smaller model, context or batch")
         return 2
@@ -170,6 +170,12 @@ def _explain(error: Exception, debug: bool) -> int:
     hint = "" if debug else "; run it again with --debug for the traceback"
     _say(f"a fault of coterie's own: {type(error).__name__}: {error}{hint}, and please report it")
     return 1
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python's own, torch's for a card, and the plain `RuntimeError` that torch raises for main memory."""
+    is_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or is_torch
 
 
 def _usage_sentence(error: click.ClickException) -> str:

@@ -38,7 +38,7 @@ def command(
     The same command resumes a run that was stopped.
     """
     from coterie.cli.train_compare import compare_routers
-    from coterie.cli.train_data import show_tokenizer
+    from coterie.cli.train_data import require_text, show_tokenizer
     from coterie.cli.train_ranks import hold_run_on_first, meet_ranks, start_ranks
     from coterie.cli.train_run import forget, run_recipe
     from coterie.cli.train_verify import verify_resume as prove
@@ -48,6 +48,7 @@ def command(
 
     plan = read_recipe(recipe)
     folder = out or expand_path(plan.run.out)
+    require_text(plan)
     kinds = None if compare is None else parse_kinds(compare)
     if verify_resume:
         if fresh or only_tokenizer or kinds is not None or as_json:

@@ -11,9 +11,18 @@ if TYPE_CHECKING:
     from coterie.train.recipe import Recipe
     from coterie.train.tokens import TokenFile
 
-__all__ = ["prepare_tokenizer", "prepare_tokens", "show_tokenizer"]
+__all__ = ["prepare_tokenizer", "prepare_tokens", "require_text", "show_tokenizer"]
 
 _VOCABULARY_TEXT = 1 << 28  # bytes of text that a vocabulary is trained on; from more it learns nothing new
+
+
+def require_text(plan: "Recipe") -> None:
+    """`DataError` where a file or folder of the recipe is not there: before anything is removed, and hours of work."""
+    from coterie.train.recipe import expand_path
+    from coterie.train.texts import files_below
+
+    for name in (*plan.data.files, *plan.data.valid):
+        files_below(expand_path(name))
 
 
 def prepare_tokenizer(plan: "Recipe", folder: Path) -> Path:

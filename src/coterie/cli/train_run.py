@@ -123,6 +123,7 @@ def assemble(
     from coterie.device import choose_device, choose_dtype
     from coterie.tokenizer.load import load_tokenizer
     from coterie.train.batches import Batches
+    from coterie.train.footprint import require_memory
     from coterie.train.loop import Trainer
     from coterie.train.mesh import Mesh
     from coterie.train.origin import open_origin, own_tokenizer
@@ -130,15 +131,16 @@ def assemble(
     origin = open_origin(plan)
     takes_own, texts = plan.data.tokenizer == "", texts or folder
     mesh = mesh or Mesh.single(choose_device("auto"))
+    device = mesh.device
+    dtype = choose_dtype(plan.train.dtype, "bfloat16", device)
     with mesh.first_rank_first():
         tokenizer_dir = own_tokenizer(origin) if origin and takes_own else prepare_tokenizer(plan, texts)
         tokenizer = load_tokenizer(tokenizer_dir)
+        config = model_config(plan, origin, tokenizer, tokenizer_dir, dtype)
+        require_memory(config, plan.train, dtype, device, mesh.n_ranks)
         train, valid = (
             prepare_tokens(names, tokenizer, tokenizer_dir, texts) for names in (plan.data.files, plan.data.valid)
         )
-    device = mesh.device
-    dtype = choose_dtype(plan.train.dtype, "bfloat16", device)
-    config = model_config(plan, origin, tokenizer, tokenizer_dir, dtype)
     t, sequence_plan = plan.train, plan.sequence_plan()
     tokens = t.batch * sequence_plan[0][1]
     bos = config.bos_token_id or 0
