@@ -30,7 +30,7 @@ class Load:
     max_vio: float  # the busiest expert of all layers above its fair share: 0 is ideal, E - 1 the worst
     entropy: float  # of the shares, mean over layers, 1 where all are equal and 0 where one expert gets everything
     idle: int  # experts of all layers that got nothing
-    dropped: float  # share of the (token, slot) pairs that no expert took, because of a capacity
+    dropped: float  # share of the (token, slot) pairs that no expert took: no room, or left out by GShard
 
     def record(self) -> dict[str, float]:
         """What of it goes into the log of a step."""
