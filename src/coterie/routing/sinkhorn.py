@@ -45,10 +45,9 @@ def sinkhorn(logits_TE: Tensor, tolerance: float = 1e-4, most: int = 200) -> Ten
     T, E = logits_TE.shape
     if T == 0:
         return logits_TE
-    cost_TE = logits_TE.double() - logits_TE.double().amax(
-        0
-    )  # the factors take up what a column and a row have in common,
-    cost_TE = (cost_TE - cost_TE.amax(-1, keepdim=True)).exp()  # and each is left with a 1: no sum of them is 0
+    # The factors take up what a column or a row has in common. Less both maxima, each holds a 1: no sum of them is 0.
+    cost_TE = logits_TE.double() - logits_TE.double().amax(0)
+    cost_TE = (cost_TE - cost_TE.amax(-1, keepdim=True)).exp()
     column_E = torch.ones(E, dtype=torch.float64, device=logits_TE.device)
     for _ in range(most):
         row_T = 1 / (T * (cost_TE @ column_E))
