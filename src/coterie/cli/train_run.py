@@ -56,7 +56,7 @@ def run_recipe(
             note(f"stopped at step {trainer.step} of {plan.train.steps}; without --steps, or with more, it goes on")
             return None
         trainer.model.eval()
-        final = {f.name: score(trainer.model, f, longest_window(plan)) for f in valid}
+        final = {f.name: score(trainer.model, f, plan) for f in valid}
     model = trainer.whole_model()
     if model is None:
         return None
@@ -152,7 +152,7 @@ def assemble(
 
     def evaluate(model: "Transformer") -> dict[str, float]:
         view.clear()
-        return {f.name: score(model, f, longest_window(plan), max_windows=8)["bits_per_byte"] for f in valid}
+        return {f.name: score(model, f, plan, max_windows=8)["bits_per_byte"] for f in valid}
 
     trainer = Trainer(
         plan, config, batches, dtype, device, folder, evaluate, view.show,
@@ -196,10 +196,12 @@ def longest_window(plan: "Recipe") -> int:
     return max(length for _, length in plan.sequence_plan())
 
 
-def score(model: "Transformer", file: "TokenFile", window: int, max_windows: int | None = None) -> dict[str, Any]:
+def score(model: "Transformer", file: "TokenFile", plan: "Recipe", max_windows: int | None = None) -> dict[str, Any]:
+    """In passes of as many tokens as keep a core busy, and no more than a micro-batch of training: that fits."""
     from coterie.eval.perplexity import score_tokens
 
-    batch = max(1, 4096 // window)  # windows at a time: as many tokens as keep a core busy
+    window = longest_window(plan)
+    batch = max(1, min(4096 // window, *plan.rows_of_micro_batches()))
     with progress(f"scoring {file.name}", unit="windows") as report:
         score = score_tokens(model, file.ids, window=window, batch=batch, max_windows=max_windows, progress=report)
     bytes_per_token = file.n_bytes / len(file.ids)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from coterie.kernels import training, training_products
 
@@ -86,10 +85,13 @@ def linear_cross_entropy(
 
 def _without_gradients(x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, compute: torch.dtype) -> Tensor:
     weight = weight_VD.to(compute)
-    precise = torch.promote_types(compute, torch.float32)
-    total = x_TD.new_zeros((), dtype=precise)
+    operations, total = (
+        training.operations(weight),
+        x_TD.new_zeros((), dtype=torch.promote_types(compute, torch.float32)),
+    )
     n = rows_of_block(len(weight), compute, x_TD.device.type)
     for x_nD, target_n in zip(torch.split(x_TD, n), torch.split(targets_T, n), strict=True):
-        logits_nV = (x_nD.to(compute) @ weight.T).to(precise)
-        total += functional.cross_entropy(logits_nV, target_n.clamp(min=-1), ignore_index=-1, reduction="sum")
+        logits_nV = x_nD.to(compute) @ weight.T
+        total += operations.cross_entropy_(logits_nV, target_n).sum()
+        del logits_nV  # or the next block would be made beside it
     return total
