@@ -72,6 +72,8 @@ def test_an_address_is_text() -> None:
         ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "number above 0 to 1"),
         ({"anyOf": [{"type": "boolean"}, {"type": "null"}]}, "boolean"),
         ({"enum": ["final", "stream"]}, 'one of "final", "stream"'),
+        ({"type": ["object", "boolean", "null"]}, "object or boolean"),
+        ({"type": "null"}, "nothing"),
         (
             {
                 "anyOf": [

@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from coterie.server.guard import is_public
 from coterie.server.openapi import document
+from coterie.server.openapi_bounds import narrowed
 from coterie.server.page import HEADERS
 from coterie.server.state import State
 
@@ -29,7 +30,7 @@ _EXAMPLES = {
 def routes(state: State) -> list[Route]:
     async def docs(request: Request) -> Response:
         url = str(request.base_url).rstrip("/")
-        return HTMLResponse(page_of(document(), url, needs_key=state.keys.are_needed), headers=HEADERS)
+        return HTMLResponse(page_of(narrowed(document(), state), url, needs_key=state.keys.are_needed), headers=HEADERS)
 
     return [Route("/docs", docs, methods=["GET"])]
 
@@ -104,8 +105,9 @@ def said(told: dict[str, Any], schema: dict[str, Any], depth: int = 0) -> str:
         return ", or ".join(dict.fromkeys(said(told, c, depth) for c in choices if c.get("type") != "null"))
     if "const" in schema or "enum" in schema:
         return "one of " + ", ".join(json.dumps(v) for v in schema.get("enum", [schema.get("const")]))
-    kind = {"array": "list"}.get(schema.get("type", ""), schema.get("type", "anything"))
-    words = " ".join([str(kind), *_bounds(schema)])
+    kinds = schema.get("type", "anything")
+    named = [{"array": "list", "null": "nothing"}.get(k, k) for k in ([kinds] if isinstance(kinds, str) else kinds)]
+    words = " ".join([" or ".join(k for k in named if k != "nothing" or len(named) == 1), *_bounds(schema)])
     if depth < 3 and "items" in schema:
         words += f" ({said(told, schema['items'], depth + 1)})"
     if depth < 3 and "properties" in schema:

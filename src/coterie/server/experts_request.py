@@ -7,11 +7,10 @@ from coterie.routing.edits import ExpertEdits
 from coterie.server.failures import ApiError, refused, translated
 from coterie.server.models import Served
 from coterie.server.schema_fields import shown
-from coterie.server.schema_sampling import ExpertsField
+from coterie.server.schema_sampling import MOST_EDITS, ExpertsField
 
 __all__ = ["echo", "edits_of"]
 
-_MOST = 4096
 _LARGEST_BIAS = 1e4
 
 
@@ -49,8 +48,8 @@ def echo(field: ExpertsField | None) -> dict[str, Any]:
 
 
 def _each(entries: list[Any] | None, name: str) -> list[tuple[int, Any]]:
-    if entries is not None and len(entries) > _MOST:
-        raise refused(f"experts.{name}", f"experts.{name} is a list of {len(entries)}, expected at most {_MOST}")
+    if entries is not None and len(entries) > MOST_EDITS:
+        raise refused(f"experts.{name}", f"experts.{name} is a list of {len(entries)}, expected at most {MOST_EDITS}")
     return list(enumerate(entries or ()))
 
 

@@ -14,6 +14,7 @@ from coterie.errors import nearest
 from coterie.server.failures import ApiError
 from coterie.server.models import Models, Served
 from coterie.server.state import State
+from coterie.server.tools import call_mark
 
 __all__ = ["routes"]
 
@@ -57,7 +58,7 @@ def _card(name: str, state: State) -> dict[str, Any]:
 
 
 def _capabilities(served: Served | None, state: State) -> dict[str, bool]:
-    can_call = state.settings.tool_emulation or (served is not None and _has_tool_tokens(served))
+    can_call = state.settings.tool_emulation or (served is not None and call_mark(served.lm) is not None)
     return {
         "completion_chat": True,
         "completion_fim": False,
@@ -66,10 +67,6 @@ def _capabilities(served: Served | None, state: State) -> dict[str, bool]:
         "vision": False,
         "classification": False,
     }
-
-
-def _has_tool_tokens(served: Served) -> bool:
-    return served.lm.has_tokenizer and served.lm.tokenizer.control_id("[TOOL_CALLS]") is not None
 
 
 def _shape(served: Served) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """GET /openapi.json: what this server takes and gives, out of the models that read the requests.
 
-The document is made once, at the first request for it. Every route may refuse with the statuses of `_REFUSALS`, all in
-one shape.
+What is true of every server is made once, at the first request for it; `openapi_bounds` adds what is true of this one.
+Every route may refuse with the statuses of `_REFUSALS`, all in one shape.
 """
 
 from functools import cache
@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from coterie import __version__
+from coterie.server.openapi_bounds import narrowed
 from coterie.server.schema import Body
 from coterie.server.schema_chat import ChatBody, Conversation
 from coterie.server.schema_text import CompletionBody, DetokenizeBody, EmbeddingBody, FimBody, TokenizeBody
@@ -77,7 +78,7 @@ _ERROR = {
 
 def routes(state: State) -> list[Route]:
     async def openapi(request: Request) -> Response:
-        return JSONResponse(document())
+        return JSONResponse(narrowed(document(), state))
 
     return [Route("/openapi.json", openapi, methods=["GET"])]
 
@@ -90,6 +91,9 @@ def document() -> dict[str, Any]:
         [(body, "validation") for body in bodies], ref_template="#/components/schemas/{model}"
     )
     schemas = {**definitions["$defs"], "Error": _ERROR}
+    for body in bodies:
+        if body.between:
+            schemas[body.__name__]["allOf"] = list(body.between)
     paths: dict[str, Any] = {path: {"post": _post(path)} for path in _POST}
     paths |= {path: {"get": _get(path)} for path in _GET}
     return {

@@ -21,10 +21,12 @@ B = TypeVar("B", bound="Body")
 
 
 class Body(BaseModel):
-    """What all requests share. `unread` are fields that are known and still do nothing here."""
+    """What all requests share. `unread` are fields that are known and still do nothing here; `between` is what `check`
+    asks of fields beside each other, as JSON schemas for the published document."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=(), arbitrary_types_allowed=True)
     unread: ClassVar[tuple[str, ...]] = ()
+    between: ClassVar[tuple[dict[str, Any], ...]] = ()
 
     def ignored(self) -> list[str]:
         """Names of what was sent and has no effect, those within objects too."""

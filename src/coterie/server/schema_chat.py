@@ -2,16 +2,19 @@
 
 from typing import Annotated, Any, ClassVar
 
+from pydantic import WithJsonSchema
+
 from coterie.server.failures import refused
 from coterie.server.schema_fields import flag, opaque, text, whole
+from coterie.server.schema_forms import NOTHING, TOOL_CHOICE, TOOLS
 from coterie.server.schema_messages import MESSAGES
 from coterie.server.schema_sampling import MOST_TOKENS, Sampled
 from coterie.server.settings import Settings
 
 __all__ = ["ChatBody", "Conversation"]
 
-_OBJECT = opaque(dict, "an object", {"type": "object"})
-_LIST = opaque(list, "a list of tools", {"type": "array", "items": {"type": "object"}})
+_EMPTY = opaque(dict, "an object", {"type": "object", "maxProperties": 0})
+_LIST = opaque(list, "a list of tools", TOOLS)
 
 
 class Conversation(Sampled):
@@ -24,10 +27,10 @@ class Conversation(Sampled):
     safe_prompt: Annotated[bool, flag()] | None = None
     safe_mode: Annotated[bool, flag()] | None = None
     tools: Annotated[list[Any], _LIST] | None = None
-    tool_choice: Any = None
+    tool_choice: Annotated[Any, TOOL_CHOICE] | None = None
     parallel_tool_calls: Annotated[bool, flag()] | None = None
-    chat_template: Any = None
-    chat_template_kwargs: Annotated[dict[str, Any], _OBJECT] | None = None
+    chat_template: Annotated[Any, NOTHING] = None
+    chat_template_kwargs: Annotated[dict[str, Any], _EMPTY] | None = None
 
     def check(self, settings: Settings) -> None:
         super().check(settings)
@@ -64,7 +67,7 @@ class ChatBody(Conversation):
     guardrails: Any = None
     prompt_mode: Any = None
     reasoning_effort: Any = None
-    modalities: Any = None
+    modalities: Annotated[Any, WithJsonSchema({"enum": [["text"], None]})] = None
     audio: Any = None
     web_search_options: Any = None
     verbosity: Any = None

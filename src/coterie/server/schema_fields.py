@@ -39,6 +39,10 @@ class Leaf:
         key, part, expected = found
         raise PydanticCustomError("value_error", "{expected}", {"expected": expected, "key": key, "part": part})
 
+    def titled(self, title: str) -> "Leaf":
+        """The same, which is to be found in a schema by this title."""
+        return Leaf(self.expected, self.fits, {**self.schema, "title": title}, self._culprit)
+
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self.read)
 

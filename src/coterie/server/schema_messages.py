@@ -13,7 +13,7 @@ from pydantic_core import core_schema
 from coterie.server.failures import ApiError, refused
 from coterie.server.schema_fields import shown
 
-__all__ = ["MESSAGES", "MOST_MESSAGES", "read_messages", "unknown_keys"]
+__all__ = ["CALLING", "MESSAGES", "MOST_MESSAGES", "SPOKEN", "read_messages", "unknown_keys"]
 
 MOST_MESSAGES = 4096
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
@@ -21,27 +21,40 @@ _TEXTS = ("text", "input_text", "output_text")
 _KNOWN = {"role", "content", "prefix", "tool_calls", "tool_call_id", "name", "refusal", "annotations"}
 _PART = {
     "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "properties": {"type": {"enum": list(_TEXTS)}, "text": {"type": "string"}},
     "required": ["type", "text"],
 }
-_PARTS = {"type": "array", "items": _PART, "minItems": 1}
-_SCHEMA = {
-    "type": "array",
-    "minItems": 1,
-    "maxItems": MOST_MESSAGES,
-    "items": {
-        "type": "object",
-        "properties": {
-            "role": {"enum": list(_ROLES)},
-            "content": {"anyOf": [{"type": "string"}, _PARTS, {"type": "null"}]},
-            "prefix": {"type": "boolean"},
-            "tool_calls": {"anyOf": [{"type": "array", "items": {"type": "object"}}, {"type": "null"}]},
-            "tool_call_id": {"type": "string", "maxLength": 128},
-            "name": {"type": "string", "maxLength": 128},
-        },
-        "required": ["role"],
+_CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART, "minItems": 1}]}
+_SHORT = {"type": ["string", "null"], "maxLength": 128}
+_CALLED = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "pattern": "^[a-zA-Z0-9_-]{1,64}$"},
+        "arguments": {"type": ["string", "object", "null"]},
     },
-}  # fmt: skip
+    "required": ["name"],
+}
+_CALL = {
+    "type": "object",
+    "properties": {"id": {"type": "string", "minLength": 1, "maxLength": 128}, "function": _CALLED},
+    "required": ["id", "function"],
+}
+_CALLS = {"type": "array", "items": _CALL, "minItems": 1, "maxItems": 128}
+
+
+def _turn_of(*roles: str, needs: tuple[str, ...] = ("content",), **more: dict[str, Any]) -> dict[str, Any]:
+    """What a turn of these roles is; what is not among `more` is left out, or null."""
+    not_given = {"prefix": {"enum": [False, None]}, "tool_calls": {"type": "null"}, "tool_call_id": {"type": "null"}}
+    properties = {"role": {"enum": list(roles)}, "content": _CONTENT, "name": _SHORT, **not_given, **more}
+    return {"type": "object", "properties": properties, "required": ["role", *needs]}
+
+
+SPOKEN = (_turn_of("system", "developer", "user"), _turn_of("assistant", prefix={"type": ["boolean", "null"]}))
+CALLING = (
+    _turn_of("assistant", needs=("tool_calls",), tool_calls=_CALLS, content={"anyOf": [_CONTENT, {"type": "null"}]}),
+    _turn_of("tool", needs=("content", "tool_call_id"), tool_call_id={"type": "string", "maxLength": 128}),
+)
+_SCHEMA = {"type": "array", "minItems": 1, "maxItems": MOST_MESSAGES, "items": {"anyOf": [*SPOKEN, *CALLING]}}
 
 
 class _Messages:

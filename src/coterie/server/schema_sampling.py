@@ -2,17 +2,29 @@
 
 from typing import Annotated, Any, ClassVar
 
+from pydantic import ConfigDict
+
 from coterie.server.failures import refused
 from coterie.server.schema import Body
 from coterie.server.schema_fields import flag, items, number, one_of, opaque, table, text, texts, whole
+from coterie.server.schema_forms import (
+    CHOICE,
+    FORMS,
+    GRAMMAR,
+    RESPONSE_FORMAT,
+    SCHEMA,
+    STRUCTURED,
+    at_most_one,
+    only_where,
+)
 from coterie.server.settings import Settings
 
-__all__ = ["MOST_TOKENS", "SEED", "ExpertsField", "Sampled", "StreamOptions"]
+__all__ = ["MOST_EDITS", "MOST_TOKENS", "SEED", "ExpertsField", "Sampled", "StreamOptions"]
 
 MOST_TOKENS = (1 << 31) - 1
 SEED = 1 << 63
 _MOST_N = 128
-_MOST_EDITS = 4096  # of experts in a request
+MOST_EDITS = 4096  # of experts in a request
 
 
 def _is_bias(key: str, value: Any) -> bool:
@@ -30,6 +42,15 @@ _BIAS = table(
     },
 )
 _OBJECT = opaque(dict, "an object", {"type": "object"})
+_VALUE = {"type": "number", "minimum": -1e4, "maximum": 1e4}
+
+
+def _edits(*more: dict[str, Any]) -> dict[str, Any]:
+    """A list of [layer, expert] and more."""
+    place = [{"type": "integer", "minimum": 0, "title": title} for title in ("a layer", "an expert")]
+    entry = [*place, *more]
+    each = {"type": "array", "prefixItems": entry, "minItems": len(entry), "maxItems": len(entry)}
+    return {"type": "array", "items": each, "maxItems": MOST_EDITS}
 
 
 class StreamOptions(Body):
@@ -42,22 +63,28 @@ class StreamOptions(Body):
 class ExpertsField(Body):
     """`experts`: what to change about routing, for study."""
 
-    ban: Annotated[list[Any], opaque(list, "a list of [layer, expert]", {"type": "array"})] | None = None
-    bias: Annotated[list[Any], opaque(list, "a list of [layer, expert, value]", {"type": "array"})] | None = None
-    top_k: Annotated[int, whole(1, 1 << 16)] | None = None
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": False})
+
+    ban: Annotated[list[Any], opaque(list, "a list of [layer, expert]", _edits())] | None = None
+    bias: Annotated[list[Any], opaque(list, "a list of [layer, expert, value]", _edits(_VALUE))] | None = None
+    top_k: Annotated[int, whole(1, 1 << 16).titled("experts a token")] | None = None
 
 
 class Sampled(Body):
     """A request that is answered with text."""
 
     unread: ClassVar[tuple[str, ...]] = ("priority", "service_tier")
+    between: ClassVar[tuple[dict[str, Any], ...]] = (
+        only_where("stream", "stream_options", "stream_interval"),
+        at_most_one(*FORMS),
+    )
 
     model: Annotated[str, text(256)] | None = None
     stream: Annotated[bool, flag()] | None = None
     stream_options: StreamOptions | None = None
     stream_interval: Annotated[int, whole(1, 1024)] | None = None
     stop: Annotated[list[str], texts(16, 256)] | None = None
-    stop_token_ids: Annotated[list[int], items(whole(0, MOST_TOKENS), 0, 64)] | None = None
+    stop_token_ids: Annotated[list[int], items(whole(0, MOST_TOKENS).titled("a token id"), 0, 64)] | None = None
     include_stop_str_in_output: Annotated[bool, flag()] | None = None
     ignore_eos: Annotated[bool, flag()] | None = None
     n: Annotated[int, whole(1, _MOST_N)] | None = None
@@ -74,14 +101,14 @@ class Sampled(Body):
     logit_bias: Annotated[dict[str, float], _BIAS] | None = None
     max_tokens: Annotated[int, whole(0, MOST_TOKENS)] | None = None
     min_tokens: Annotated[int, whole(0, MOST_TOKENS)] | None = None
-    response_format: Annotated[dict[str, Any], _OBJECT] | None = None
-    structured_outputs: Annotated[dict[str, Any], _OBJECT] | None = None
-    guided_json: Any = None
-    guided_regex: Any = None
-    guided_choice: Any = None
-    guided_grammar: Any = None
-    grammar: Any = None
-    json_schema: Any = None
+    response_format: Annotated[dict[str, Any], opaque(dict, "an object", RESPONSE_FORMAT)] | None = None
+    structured_outputs: Annotated[dict[str, Any], opaque(dict, "an object", STRUCTURED)] | None = None
+    guided_json: Annotated[Any, SCHEMA] | None = None
+    guided_regex: Annotated[Any, GRAMMAR] | None = None
+    guided_choice: Annotated[Any, CHOICE] | None = None
+    guided_grammar: Annotated[Any, GRAMMAR] | None = None
+    grammar: Annotated[Any, GRAMMAR] | None = None
+    json_schema: Annotated[Any, SCHEMA] | None = None
     return_routing: Annotated[Any, one_of(False, "final", "stream")] | None = None
     experts: ExpertsField | None = None
     return_token_ids: Annotated[bool, flag()] | None = None

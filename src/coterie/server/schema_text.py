@@ -2,9 +2,12 @@
 
 from typing import Annotated, Any, ClassVar
 
+from pydantic import WithJsonSchema
+
 from coterie.server.failures import refused
 from coterie.server.schema import Body
 from coterie.server.schema_fields import Leaf, flag, items, one_of, opaque, text, whole
+from coterie.server.schema_forms import exactly_one
 from coterie.server.schema_messages import MESSAGES
 from coterie.server.schema_sampling import MOST_TOKENS, Sampled
 from coterie.server.settings import Settings
@@ -13,7 +16,7 @@ __all__ = ["CompletionBody", "DetokenizeBody", "EmbeddingBody", "FimBody", "Toke
 
 _MOST_PROMPTS = 64
 _MOST_CHARACTERS = 1 << 26  # the body's limit is tighter
-_ID = whole(0, MOST_TOKENS)
+_ID = whole(0, MOST_TOKENS).titled("a token id")
 _TEXT = text(_MOST_CHARACTERS, 1)
 _IDS = items(_ID, 1, MOST_TOKENS)
 
@@ -36,8 +39,9 @@ class CompletionBody(Sampled):
     prompt: Annotated[Any, _prompts(_MOST_PROMPTS)]
     logprobs: Annotated[int, whole(0, 20)] | None = None
     best_of: Annotated[int, whole(1, 128)] | None = None
-    echo: Annotated[bool, flag()] | None = None
-    suffix: Annotated[str, text(_MOST_CHARACTERS)] | None = None
+    max_tokens: Annotated[int, whole(1, MOST_TOKENS)] | None = None
+    echo: Annotated[bool, flag(), WithJsonSchema({"const": False})] | None = None
+    suffix: Annotated[str, text(_MOST_CHARACTERS), WithJsonSchema({"const": ""})] | None = None
 
     def check(self, settings: Settings) -> None:
         super().check(settings)
@@ -50,8 +54,6 @@ class CompletionBody(Sampled):
             raise refused("best_of", f"best_of is {best} in a stream, expected n, which is {self.n_samples}")
         if self.suffix:
             raise refused("suffix", "suffix is given, expected none: this model does not fill in the middle of a text")
-        if self.max_tokens == 0:
-            raise refused("max_tokens", "max_tokens is 0, expected a whole number of at least 1")
 
     @property
     def prompts(self) -> list[Any]:
@@ -70,6 +72,8 @@ class FimBody(Body):
 
 class EmbeddingBody(Body):
     """POST /v1/embeddings: OpenAI's `input`, Mistral's `inputs`."""
+
+    between: ClassVar[tuple[dict[str, Any], ...]] = (exactly_one("input", "inputs"),)
 
     model: Annotated[str, text(256)] | None = None
     input: Annotated[Any, _prompts(_MOST_PROMPTS)] | None = None
@@ -97,6 +101,8 @@ class EmbeddingBody(Body):
 
 class TokenizeBody(Body):
     """POST /tokenize: vLLM's `prompt` or `messages`, llama-server's `content`."""
+
+    between: ClassVar[tuple[dict[str, Any], ...]] = (exactly_one("prompt", "content", "messages"),)
 
     model: Annotated[str, text(256)] | None = None
     prompt: Annotated[str, text(_MOST_CHARACTERS)] | None = None

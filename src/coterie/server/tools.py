@@ -24,7 +24,7 @@ from coterie.server.tool_reader import CallReader
 from coterie.server.tool_schema import calls_schema
 from coterie.tokenizer.tool_calls import read_tools
 
-__all__ = ["ToolUse", "prepare"]
+__all__ = ["ToolUse", "call_mark", "prepare"]
 
 _WORDS = {"none": "none", "auto": "auto", "any": "required", "required": "required"}
 
@@ -59,6 +59,11 @@ class ToolUse:
         return CallReader(is_streamed=is_streamed, begins=begins, mark=self.mark, in_text=self.is_emulated)
 
 
+def call_mark(lm: LanguageModel) -> int | None:
+    """The control id after which it writes calls; None where calls must be emulated."""
+    return None if lm.chat_form is None or not lm.has_tokenizer else lm.chat_form.call_mark(lm.tokenizer)
+
+
 def prepare(
     tools: Any,
     tool_choice: Any,
@@ -77,7 +82,7 @@ def prepare(
         return ToolUse(turns, None, "none", False, None, None)
     known = [] if tools is None else _read(tools)
     choice = "none" if tools is None else _choice(tool_choice, known)
-    mark = None if lm.chat_form is None or not lm.has_tokenizer else lm.chat_form.call_mark(lm.tokenizer)
+    mark = call_mark(lm)
     if mark is None and not emulate:
         raise _unsupported("tools" if tools is not None else "messages")
     return _use(turns, known, choice, mark, parallel is not False)
