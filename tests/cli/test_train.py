@@ -229,6 +229,29 @@ def test_options_that_would_do_nothing_beside_tokenizer(
     assert "--tokenizer trains no model; leave --steps and --compare out" in capsys.readouterr().err
 
 
+def test_the_result_replaces_nothing_but_a_model(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """[run] out may name a folder that has a `model` of another kind; what a killed process left goes."""
+    folder = recipe.parent / "run"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "mine.py").write_text("")
+    (folder / "model.partial-0a1b").mkdir()
+    assert main(["train", str(recipe)]) == 2
+    assert f"{folder / 'model'} is there and holds no model" in capsys.readouterr().err
+    (folder / "model" / "mine.py").rename(folder / "model" / "config.json")
+    assert main(["train", str(recipe), "--steps", "1"]) == 0
+    assert sorted(path.name for path in folder.glob("model*")) == ["model"]
+
+
+def test_a_tokenizer_that_is_a_file_is_refused_before_the_run(
+    recipe: Path, sentencepiece_bytes: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run would end with a model that cannot be written, for want of the folder whose files go along."""
+    (recipe.parent / "tokenizer.model").write_bytes(sentencepiece_bytes)
+    recipe.write_text(recipe.read_text().replace("{ vocab_size = 512 }", '"$TEXT/tokenizer.model"'))
+    assert main(["train", str(recipe)]) == 2
+    assert "tokenizer.model, expected the folder that it is in" in capsys.readouterr().err
+
+
 def test_only_the_vocabulary(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(recipe), "--tokenizer"]) == 0
     out = capsys.readouterr().out.split()

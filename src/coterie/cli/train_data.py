@@ -27,11 +27,15 @@ def require_text(plan: "Recipe") -> None:
 
 def prepare_tokenizer(plan: "Recipe", folder: Path) -> Path:
     """The folder of the tokenizer that the recipe names, trained first where it asks for that."""
+    from coterie.errors import RecipeError
     from coterie.train.recipe import expand_path
 
     wanted = plan.data.tokenizer
     if isinstance(wanted, str):
-        return expand_path(wanted)
+        named = expand_path(wanted)
+        if named.is_file():  # the finished model takes the folder's files along
+            raise RecipeError(f"[data] tokenizer is the file {named}, expected the folder that it is in")
+        return named
     target = folder / "tokenizer"
     if (target / "tokenizer.model").exists():
         _check_size(target, wanted["vocab_size"])

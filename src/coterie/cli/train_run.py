@@ -42,6 +42,10 @@ def run_recipe(
     if plan.run.tensorboard:
         require_tensorboard()
     folder.mkdir(parents=True, exist_ok=True)
+    _require_place(folder / "model")
+    if mesh is None or mesh.is_first:
+        for left in folder.glob("model.partial-*"):  # by a process that was killed
+            shutil.rmtree(left)
     view = TrainView(plan.train.steps)
     trainer, valid, tokenizer_dir, lineage = assemble(plan, folder, view, texts, mesh)
     if trainer.resume():
@@ -65,6 +69,17 @@ def run_recipe(
     with disk_errors(folder / "scores.json"), new_file(folder / "scores.json") as file:
         file.write((json.dumps(final, indent=1) + "\n").encode())
     return final
+
+
+def _require_place(model: Path) -> None:
+    """`RecipeError` where the result would replace something that is no model."""
+    from coterie.errors import RecipeError
+
+    is_empty = model.is_dir() and not any(model.iterdir())
+    if model.exists() and not is_empty and not (model / "config.json").exists():
+        raise RecipeError(
+            f"{model} is there and holds no model, and the run's result would replace it; choose another [run] out"
+        )
 
 
 @contextmanager
