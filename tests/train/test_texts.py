@@ -96,7 +96,11 @@ GOOD = b'{"text": "abc def"}\n'
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("a.jsonl", b'{"text": "x"}\n{"txt": 1}\n', 'line 2: expected a JSON object with a string "text"'),
+        (
+            "a.jsonl",
+            b'{"text": "x"}\n{"txt": 1}\n',
+            "line 2: expected a JSON object with a string \"text\", found only 'txt'",
+        ),
         ("a.jsonl", b'{"text": null}\n', "line 1: expected"),
         ("a.jsonl", b"[1]\n", "line 1: expected"),
         ("a.jsonl", b'"text"\n', "line 1: expected"),

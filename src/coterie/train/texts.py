@@ -169,8 +169,9 @@ def _row_of(line: bytes, path: Path, number: int) -> dict[str, Any]:
         raise _not_utf8(path, number, e) from None
     except UnicodeEncodeError:
         raise DataError(f"{path}, line {number}: its text holds half a surrogate pair, which is no Unicode") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise DataError(f'{path}, line {number}: expected a JSON object with a string "{_COLUMN}"') from None
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        has = f", found only {', '.join(map(repr, list(row)[:8])) or 'an empty one'}" if isinstance(e, KeyError) else ""
+        raise DataError(f'{path}, line {number}: expected a JSON object with a string "{_COLUMN}"{has}') from None
     return row
 
 
