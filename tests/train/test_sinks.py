@@ -1,3 +1,4 @@
+import errno
 import importlib.util
 import sys
 from pathlib import Path
@@ -5,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coterie.errors import RecipeError
+from coterie.errors import RecipeError, ResourceError
 from coterie.train.sinks import TensorBoard
 
 RECORD = {"step": 7, "loss": 2.5, "idle": 0, "valid": {"fr": 1.5}, "alarms": ["a", "b"], "name": "x"}
@@ -27,10 +28,19 @@ class FakeWriter:
 
 def test_numbers_become_curves_and_alarms_text() -> None:
     writer = FakeWriter()
-    with TensorBoard(writer) as board:
+    with TensorBoard(writer, Path("tensorboard")) as board:
         board.write(RECORD)
     assert writer.said == [("train/loss", 2.5, 7), ("train/idle", 0, 7), ("valid/fr", 1.5, 7), ("alarms", "a  \nb", 7)]
     assert writer.is_closed
+
+
+def test_a_full_disk_is_one_sentence_that_names_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(FakeWriter, "add_scalar", refuse)
+    with pytest.raises(ResourceError, match="run/tensorboard cannot be written: the disk is full"):
+        TensorBoard(FakeWriter(), Path("run/tensorboard")).write(RECORD)
 
 
 def test_a_missing_package_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

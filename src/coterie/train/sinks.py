@@ -34,8 +34,8 @@ def require_tensorboard() -> None:
 class TensorBoard:
     """Every number of a record as a curve, in groups as they come (`valid/fr.valid`), alarms as text."""
 
-    def __init__(self, writer: _Writer):
-        self._writer = writer
+    def __init__(self, writer: _Writer, folder: Path):
+        self._writer, self._folder = writer, folder
 
     @classmethod
     def open(cls, folder: Path, first: int) -> "TensorBoard":
@@ -44,10 +44,14 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         with disk_errors(folder):
-            return cls(SummaryWriter(str(folder), purge_step=first))
+            return cls(SummaryWriter(str(folder), purge_step=first), folder)
 
     def write(self, record: dict[str, Any]) -> None:
-        step = int(record["step"])
+        """`ResourceError` where the disk refused this or an earlier record: the package writes in a thread."""
+        with disk_errors(self._folder):
+            self._write(record, int(record["step"]))
+
+    def _write(self, record: dict[str, Any], step: int) -> None:
         for key, value in record.items():
             if key == "alarms":
                 self._writer.add_text(key, "  \n".join(value), step)
