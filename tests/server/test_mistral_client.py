@@ -48,6 +48,22 @@ def test_a_stream_is_the_same_text_with_the_usage_on_its_end(client: Mistral, as
     assert all(len(c.choices) == 1 for c in chunks)
 
 
+def test_streamed_calls_are_whole(start_server: Callable[..., Any], tmp_path: Path, asked: dict[str, Any]) -> None:
+    """The client refuses a part of a call, which has no name."""
+    (config := tmp_path / "serve.toml").write_text("tool_emulation = true\n")
+    parameters = {"type": "object", "properties": {"x": {"enum": [1, 2]}}, "required": ["x"]}
+    tools = [{"type": "function", "function": {"name": "pick", "parameters": parameters}}]
+    more = {"tools": tools, "tool_choice": "any", "parallel_tool_calls": False, "max_tokens": 200}
+    with Mistral(api_key="none", server_url=start_server("--config", str(config)).url) as client:
+        whole = client.chat.complete(**{**asked, **more}).choices[0]
+        with client.chat.stream(**{**asked, **more}) as stream:
+            choices = [event.data.choices[0] for event in stream]
+    calls = [call for choice in choices for call in choice.delta.tool_calls or ()]
+    assert whole.message is not None and choices[-1].finish_reason == whole.finish_reason == "tool_calls"
+    expected = [(call.function.name, call.function.arguments) for call in whole.message.tool_calls or ()]
+    assert [(call.function.name, call.function.arguments) for call in calls] == expected != []
+
+
 def test_the_guardrail_is_in_the_prompt(client: Mistral, asked: dict[str, Any]) -> None:
     plain, safe = (client.chat.complete(**asked, safe_prompt=flag).usage.prompt_tokens for flag in (False, True))
     assert safe is not None and plain is not None and safe > plain + 40

@@ -7,6 +7,7 @@ import pytest
 from coterie.server.failures import ApiError
 from coterie.server.schema import ignored_header, read
 from coterie.server.schema_chat import ChatBody
+from coterie.server.schema_messages import unknown_keys
 from coterie.server.schema_text import CompletionBody
 from coterie.server.settings import Settings
 
@@ -65,6 +66,11 @@ def test_what_nobody_reads_is_named() -> None:
     assert body.ignored() == ["colour", "reasoning_effort"]
     body = read(ChatBody, {**HELLO, "stream": True, "stream_options": {"include_usage": True, "pace": 1}})
     assert body.ignored() == ["stream_options.pace"]
+
+
+def test_null_is_as_if_it_were_not_there_in_what_nobody_knows_either() -> None:
+    body = read(ChatBody, {**HELLO, "colour": None, "stream_options": {"pace": None}}, is_strict=True)
+    assert body.ignored() == [] and unknown_keys([{**HELLO["messages"][0], "mood": None}]) == []
 
 
 def test_strict_refuses_it_and_knows_the_nearest() -> None:

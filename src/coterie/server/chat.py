@@ -64,7 +64,8 @@ async def _chat(request: Request, state: State) -> Response:
     if tokenizer is not None:
         await load_vocabulary(tokenizer)
     answer = Answer("chatcmpl", served.id, await system_fingerprint(served), body.n_samples)
-    answer.add(served.worker.submit(asked.request), tokenizer, lambda: use.reader(bool(body.stream)))
+    in_parts = bool(body.stream) and dialect != "mistral"  # Mistral's client wants each call whole
+    answer.add(served.worker.submit(asked.request), tokenizer, lambda: use.reader(in_parts))
     writer = ChatWriter(answer, body, [asked], context, tokenizer)
     ignored = [*body.ignored(), *odd_keys]
     headers = {**ignored_header(ignored), **deprecation_header(values)}

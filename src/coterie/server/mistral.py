@@ -1,8 +1,8 @@
 """Mistral's dialect on the same routes: how it is recognised, and what it says differently.
 
 It is spoken by clients whose User-Agent begins with `mistral-client-python/` (the guard looks) and by requests with a
-field that only Mistral has. Then a refused value is 422, the usage is on the last chunk, max_tokens may be 0, and an
-answer that the context ended says `model_length`.
+field that only Mistral has. Then a refused value is 422, the usage is on the last chunk, max_tokens may be 0, a call of
+a tool is streamed whole, and an answer that the context ended says `model_length`.
 """
 
 from collections.abc import Mapping

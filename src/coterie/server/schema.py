@@ -30,7 +30,7 @@ class Body(BaseModel):
 
     def ignored(self) -> list[str]:
         """Names of what was sent and has no effect, those within objects too."""
-        unknown = list(self.model_extra or ())
+        unknown = [name for name, value in (self.model_extra or {}).items() if value is not None]
         for name in type(self).model_fields:
             if isinstance(value := getattr(self, name), Body):
                 unknown += [f"{name}.{inner}" for inner in value.ignored()]

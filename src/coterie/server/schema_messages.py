@@ -142,6 +142,7 @@ def _wrong(i: int, name: str, value: Any, expected: str) -> ApiError:
 
 
 def unknown_keys(value: Any) -> list[str]:
-    """Keys of turns that nothing reads, as `messages.key`."""
+    """Keys of turns that nothing reads, as `messages.key`; null is as if the key were not there."""
     turns = [turn for turn in value if type(turn) is dict] if type(value) is list else []
-    return list(dict.fromkeys(f"messages.{key}" for turn in turns for key in turn if key not in _KNOWN))
+    unknown = [key for turn in turns for key in turn if key not in _KNOWN and turn[key] is not None]
+    return list(dict.fromkeys(f"messages.{key}" for key in unknown))
