@@ -27,8 +27,8 @@ def train(recipe: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_recipe_to_a_folder_that_loads(recipe: Path) -> None:
-    done = train(recipe, "--steps", "3")
-    assert done.returncode == 0, done.stderr
+    done = train(recipe, "--steps", "3", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout) is None, done.stderr
     assert "stopped at step 3 of 8; without --steps, or with more, it goes on" in done.stderr
     done = train(recipe, "--json")
     assert done.returncode == 0, done.stderr
@@ -240,6 +240,16 @@ def test_the_result_replaces_nothing_but_a_model(recipe: Path, capsys: pytest.Ca
     (folder / "model" / "mine.py").rename(folder / "model" / "config.json")
     assert main(["train", str(recipe), "--steps", "1"]) == 0
     assert sorted(path.name for path in folder.glob("model*")) == ["model"]
+
+
+def test_a_model_that_the_last_update_spoilt_is_not_written(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = recipe.read_text().replace("steps = 8", "steps = 1\nwarmup = 0\nlr = 1e18\nweight_decay = 0")
+    recipe.write_text(text)
+    assert main(["train", str(recipe), "--json"]) == 2
+    said = capsys.readouterr()
+    assert "after the last step the model's loss on a.txt is nan, so no model is written" in said.err and not said.out
+    assert not (recipe.parent / "run" / "model").exists()
+    assert json.loads((recipe.parent / "run" / "log.jsonl").read_text())["valid"] == {"a.txt": None}
 
 
 def test_a_tokenizer_that_is_a_file_is_refused_before_the_run(

@@ -27,9 +27,10 @@ def test_a_log_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
 
 def test_what_json_has_not_is_null(tmp_path: Path) -> None:
     with Log(tmp_path / "log.jsonl", 0) as log:
-        log.write({"step": 0, "loss": float("nan"), "norm": float("inf"), "lr": 0.1})
+        log.write({"step": 0, "loss": float("nan"), "norm": float("inf"), "lr": 0.1, "valid": {"a": float("nan")}})
         log.sync()
-        assert json.loads((tmp_path / "log.jsonl").read_text()) == {"step": 0, "loss": None, "norm": None, "lr": 0.1}
+        found = json.loads((tmp_path / "log.jsonl").read_text())
+        assert found == {"step": 0, "loss": None, "norm": None, "lr": 0.1, "valid": {"a": None}}
 
 
 def test_without_a_path_nothing_is_written() -> None:

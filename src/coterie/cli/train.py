@@ -18,7 +18,7 @@ __all__ = ["command"]
 @click.option("--tokenizer", "only_tokenizer", is_flag=True, help="Train the vocabulary alone and measure it.")
 @click.option("--compare", metavar="A,B", help="Train once with each of these routers, and write a table and a plot.")
 @click.option("--ranks", type=click.IntRange(min=1), help="Train in N processes of this machine at once.", metavar="N")
-@click.option("--json", "as_json", is_flag=True, help="The final record as one JSON document on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="The final record as one JSON document; null before the end.")
 @click.pass_context
 def command(
     context: click.Context,
@@ -71,7 +71,7 @@ def command(
             compare_routers(plan, folder, kinds, steps=steps, is_fresh=fresh, as_json=as_json)
             return
         final = run_recipe(plan, folder, steps, mesh=mesh)
-    if final is not None and as_json:
+    if as_json and mesh.is_first:
         print_json(final)
     elif final is not None:
         note(f"{folder / 'model'} is ready: coterie generate -m {folder / 'model'} TEXT")

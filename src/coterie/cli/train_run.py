@@ -1,6 +1,7 @@
 """What `coterie train` does with a recipe: tokenizer, tokens, trainer, scores, and the model's folder at the end."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,7 @@ def run_recipe(
             return None
         trainer.model.eval()
         final = {f.name: score(trainer.model, f, plan) for f in valid}
+    _require_finite(final, plan, folder)
     model = trainer.whole_model()
     if model is None:
         return None
@@ -69,6 +71,19 @@ def run_recipe(
     with disk_errors(folder / "scores.json"), new_file(folder / "scores.json") as file:
         file.write((json.dumps(final, indent=1) + "\n").encode())
     return final
+
+
+def _require_finite(final: dict[str, Any], plan: "Recipe", folder: Path) -> None:
+    """`CoterieError` where the last update spoilt the model: no step came after it that would have shown it."""
+    from coterie.errors import CoterieError
+
+    for name, found in final.items():
+        if not math.isfinite(found["bits_per_byte"]):
+            raise CoterieError(
+                f"after the last step the model's loss on {name} is {found['bits_per_byte']}, so no model is written; "
+                f"give the recipe a smaller [train] lr (now {plan.train.lr:g}) and remove the newest folder of "
+                f"{folder / 'checkpoints'} to go on from the one before"
+            )
 
 
 def _require_place(model: Path) -> None:

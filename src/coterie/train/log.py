@@ -34,9 +34,8 @@ class Log:
         self._path = path
 
     def write(self, record: dict[str, Any]) -> None:
-        plain = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in record.items()}
         with disk_errors(self._path):
-            left = (json.dumps(plain) + "\n").encode()
+            left = (json.dumps(_plain(record)) + "\n").encode()
             while left:
                 left = left[self._file.write(left) :]
 
@@ -51,6 +50,12 @@ class Log:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._file.close()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _keep_before(path: Path, first: int) -> None:
