@@ -112,6 +112,15 @@ def test_advice_names_the_smallest_change_that_is_enough(cut: int, words: str) -
     assert words in text, text
 
 
+def test_what_fits_in_no_way_says_what_the_smallest_would_take() -> None:
+    """Mixtral 8x7B in steps of 4 M tokens: nearly all of it activations, and without them still too much."""
+    run, config = recipe(batch=1024, sequence=4096), ModelConfig()
+    needed = footprint(config, run.train, torch.bfloat16, 1024, 4096).peak
+    text = advice(run, config, torch.bfloat16, needed=needed, available=64 * GB, rows=[(1024, 4096)])
+    smallest = footprint(config, recipe(accumulate=1024, recompute=True).train, torch.bfloat16, 1, 4096).peak
+    assert f"and still {smallest / 1e9:.1f} GB with recompute = true and accumulate = 1024" in text, text
+
+
 def test_advice_for_rows_that_cannot_be_cut_is_recompute() -> None:
     run = recipe(batch=1, sequence=512)
     needed = footprint(CONFIG, run.train, torch.float32, 1, 512).peak

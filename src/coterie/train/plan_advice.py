@@ -51,9 +51,10 @@ def advice(
         return f"{head}; set [train] recompute = true and accumulate = {accumulate}"
     if dtype == torch.float32 and helps(most, torch.bfloat16, recompute=True):
         return f'{head}; set [train] dtype = "bfloat16", recompute = true and accumulate = {accumulate}'
+    least = needed - now + peak(replace(recipe.train, accumulate=accumulate, recompute=True), most, dtype)
     return (
-        f"{head}, whatever the batch, most of it for weights, gradients and moments: it needs a smaller model (fewer "
-        "experts or layers, less width) or a larger machine"
+        f"{head}, and still {least / 1e9:.1f} GB with recompute = true and accumulate = {accumulate}: it needs a "
+        "smaller model (fewer experts or layers, less width) or a larger machine"
     )
 
 
