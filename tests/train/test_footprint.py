@@ -20,6 +20,7 @@ SHAPE: dict[str, Any] = dict(
     num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=512,
 )  # fmt: skip
 DENSE = {"num_local_experts": None}
+SOFT = {"router": {"kind": "soft"}, "num_experts_per_tok": 4}
 
 
 def recipe(**train: Any) -> Recipe:
@@ -64,7 +65,7 @@ def test_a_model_that_fits_nowhere_is_counted() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [{}, DENSE])
+@pytest.mark.parametrize("shape", [{}, DENSE, SOFT])
 def test_the_formula_of_activations_is_near_what_a_pass_keeps(dtype: torch.dtype, shape: dict[str, Any]) -> None:
     config, run = ModelConfig(**{**SHAPE, **shape}), recipe()
     counted = sample(run, config, dtype, torch.device("cpu"), rows=4, sequence=256, seconds=0.5).kept
@@ -72,6 +73,7 @@ def test_the_formula_of_activations_is_near_what_a_pass_keeps(dtype: torch.dtype
     assert set(counted) == set(asdict(formula))
     blocks = ("attention", "experts", "norms")
     assert sum(getattr(formula, b) for b in blocks) == pytest.approx(sum(counted[b] for b in blocks), rel=0.35)
+    assert formula.experts == pytest.approx(counted["experts"], rel=0.35)
 
 
 def test_recompute_keeps_one_layer_and_accumulating_carries_gradients() -> None:

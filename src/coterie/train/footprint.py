@@ -123,6 +123,9 @@ def _layer(c: ModelConfig, b: int, rows: int, sequence: int, device: str) -> Act
         attention += _weights(c, b, rows, sequence)
     if c.is_sparse and device == "cuda" and b == 2:  # gate and up of each pair; the router reads the rows as they are
         experts, kept = T * K * 2 * F * b, 3
+    elif c.router.kind == "soft" and c.num_local_experts:  # the same of each slot; rows in float32, mixing both ways
+        slots = c.num_local_experts * c.router.slots
+        experts, kept = rows * slots * (2 * F + D) * b + T * D * (8 if b == 4 else 12 + b) + 6 * T * slots * 4, 3
     elif c.is_sparse:  # gate and up of each pair, and its output; the rows, and the router's in float32
         experts, kept = T * K * (2 * F + D) * b + T * D * (b if b == 4 else b + 4), 3
     else:  # gate and up, silu(gate), the product
