@@ -67,7 +67,7 @@ FITTING: list[dict[str, Any]] = [
     {"experts": {"ban": [[0, 7]], "bias": [[5, 0, 1.5]], "top_k": 3}},
     {"tool_choice": "none", "tools": None, "chat_template_kwargs": {}},
     {"messages": [{"role": "developer", "content": ""}, {"role": "user", "content": "a", "name": None}]},
-    {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "user", "content": "a"}]},
+    {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
     {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "prefix": True}]},
 ]
 WRONG: list[dict[str, Any]] = [
@@ -95,6 +95,7 @@ WRONG: list[dict[str, Any]] = [
     {"tool_choice": "auto"},
     {"modalities": ["audio"]},
     {"messages": [{"role": "user"}]},
+    {"messages": [{"role": "user", "content": ""}]},
     {"messages": [{"role": "user", "content": None}]},
     {"messages": [{"role": "user", "content": "a", "tool_call_id": "b"}]},
     {"messages": [{"role": "user", "content": "a", "prefix": True}]},

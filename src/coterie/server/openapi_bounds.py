@@ -15,6 +15,7 @@ from coterie.server.tools import call_mark
 __all__ = ["narrowed"]
 
 _NOTHING = {"type": "null"}
+_SOMETHING = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "array"}]}
 
 
 def narrowed(document: dict[str, Any], state: State) -> dict[str, Any]:
@@ -22,14 +23,14 @@ def narrowed(document: dict[str, Any], state: State) -> dict[str, Any]:
     told, names = deepcopy(document), state.models.names
     lms = [served.lm for served in state.models.loaded]
     is_known = len(lms) == len(names)
-    sizes = {"Model": {"enum": names}} | {title: {"maximum": state.settings.max_n} for title in ("N", "Best Of")}
+    most = {"maximum": state.settings.max_n}
+    sizes: dict[Any, dict[str, Any]] = {"Model": {"enum": names}, "N": most, "Best Of": most}
     if is_known:
         sizes |= _sizes([lm.config for lm in lms])
     for schema in _within(told["components"]["schemas"]):
-        for title, more in sizes.items() if "title" in schema else ():
-            if schema["title"] == title:
-                for kind in _kinds(schema):
-                    kind |= more
+        title = schema.get("title")
+        for kind in _kinds(schema) if isinstance(title, str) and title in sizes else ():
+            kind |= sizes[title]
     for parameter in told["paths"]["/v1/models/{id}"]["get"]["parameters"]:
         parameter["schema"] = {"enum": names}
     can_edit = state.settings.expert_edits and not (is_known and not any(lm.config.is_sparse for lm in lms))
@@ -44,7 +45,7 @@ def narrowed(document: dict[str, Any], state: State) -> dict[str, Any]:
             if not can_call:
                 kind["items"] = {"anyOf": list(SPOKEN)}
             if is_known and not any(lm.chat_form for lm in lms):  # the contents are all there is
-                kind["contains"] = {"properties": {"content": {"type": "string", "minLength": 1}}}
+                kind["contains"] = {"properties": {"content": _SOMETHING}}
     return told
 
 
