@@ -17,6 +17,7 @@ from coterie.sizes import active_parameters, parameters
         ({"kind": "switch", "capacity": float("nan")}, "router.capacity is nan, expected a finite number"),
         ({"kind": "soft", "capacity": 1.0}, "router.capacity is 1.0, expected 0 for the kind 'soft'"),
         ({"kind": "switch", "drop": "last"}, "router.drop is 'last', expected position or probability"),
+        ({"kind": "switch", "drop": "probability"}, "router.drop is 'probability', expected a capacity beside it"),
         ({"jitter": 1.0}, "router.jitter is 1.0, expected from 0 to below 1"),
         ({"kind": "soft", "slots": 0}, "router.slots is 0, expected between 1"),
         ({"kind": "soft", "slots": True}, "router.slots is True, expected a whole number"),

@@ -46,6 +46,7 @@ class RouterConfig:
         _need(self.drop in ("position", "probability"), "drop", self.drop, "position or probability")
         _need(0 <= self.capacity <= 1 << 16, "capacity", self.capacity, "0 (no limit) or more, at most 65536")
         _need(self.capacity == 0 or self.kind in _LIMITED, "capacity", self.capacity, f"0 for the kind {self.kind!r}")
+        _need(self.drop == "position" or self.capacity > 0, "drop", self.drop, "a capacity beside it")
         _need(0 <= self.jitter < 1, "jitter", self.jitter, "from 0 to below 1")
         _need(1 <= self.slots <= 1 << 16, "slots", self.slots, "between 1 and 65536")
         _need(0 < self.epsilon <= 1, "epsilon", self.epsilon, "above 0, at most 1")

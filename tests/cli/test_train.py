@@ -127,7 +127,7 @@ def test_a_router_that_could_not_learn_is_not_compared(recipe: Path, capsys: pyt
     recipe.write_text(text + '[router]\nkind = "switch"\n')
     assert main(["train", str(recipe), "--compare", "topk,switch"]) == 2
     table = (recipe.parent / "run" / "compare" / "table.md").read_text()
-    assert "topk failed: ConfigError: norm_topk_prob is true with num_experts_per_tok 1" in table
+    assert "topk failed: RecipeError: the recipe: [model] norm_topk_prob is true with num_experts_per_tok 1" in table
     assert "| switch |" in table
 
 

@@ -12,6 +12,7 @@ from coterie.checkpoint.convert import convert
 from coterie.checkpoint.huggingface import save_huggingface
 from coterie.checkpoint.load import load_model
 from coterie.cli.main import main
+from coterie.cli.train_origin import Lineage
 from coterie.model import Transformer
 
 Recipe = Callable[..., Path]
@@ -60,6 +61,13 @@ def test_upcycles_certifies_trains_and_tells_how_far_experts_drifted(
     model = load_model(tmp_path / "run" / "model")
     assert model.config.num_local_experts == 4 and model.config.sliding_window == 20
     assert (tmp_path / "run" / "model" / "tokenizer.model").exists()
+
+
+def test_a_report_that_cannot_be_read_is_written_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was a fault of coterie's own, when a run that had nothing else to lose went on."""
+    (tmp_path / "upcycling.json").write_text("{")
+    assert Lineage(None, tmp_path).document == {}
+    assert "upcycling.json cannot be read and is written anew" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_from_its_checkpoint_and_not_from_another_model(

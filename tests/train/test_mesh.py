@@ -42,6 +42,8 @@ def test_a_layout_of_another_number_of_ranks_is_refused(data: int, expert: int, 
 
 def test_the_number_of_ranks_comes_from_whoever_started_them() -> None:
     assert [n_ranks_of(env) for env in ({}, {"WORLD_SIZE": "4"}, {"COTERIE_RANKS": "2"})] == [1, 4, 2]
+    with pytest.raises(RecipeError, match="WORLD_SIZE = four, expected a number of ranks"):
+        n_ranks_of({"WORLD_SIZE": "four"})
 
 
 def test_a_world_size_without_the_rest_is_one_sentence() -> None:

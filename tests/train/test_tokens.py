@@ -181,7 +181,7 @@ def test_ctrl_c_before_the_first_shard_leaves_nothing(tmp_path: Path) -> None:
     assert not any((tmp_path / "cache").rglob("*"))
 
 
-@pytest.mark.parametrize("damage", ["short", "gone", "manifest", "format"])
+@pytest.mark.parametrize("damage", ["short", "gone", "flipped", "manifest", "format"])
 def test_shards_that_do_not_fit_the_manifest_are_made_again(tmp_path: Path, small_shards: None, damage: str) -> None:
     path = write_lines(tmp_path / "a.jsonl", ["x" * 90] * 5)
     expected = tokenize_path(path, ByteTokenizer(), tmp_path / "cache", ignore).ids[:].tolist()
@@ -190,6 +190,10 @@ def test_shards_that_do_not_fit_the_manifest_are_made_again(tmp_path: Path, smal
         os.truncate(folder / "00001.ids", 10)
     elif damage == "gone":
         (folder / "00000.ends").unlink()
+    elif damage == "flipped":
+        ids = bytearray((folder / "00001.ids").read_bytes())
+        ids[7] ^= 0xFF
+        (folder / "00001.ids").write_bytes(ids)
     elif damage == "manifest":
         (folder / "manifest.json").write_text("{")
     else:

@@ -26,7 +26,10 @@ class Lineage:
         self.is_told = is_first and not any((folder / "checkpoints").glob("step-*"))
         self.document: dict[str, Any] = {}
         if self.path.exists():
-            self.document = json.loads(self.path.read_text(encoding="utf-8"))
+            try:
+                self.document = dict(json.loads(self.path.read_bytes()))
+            except (ValueError, TypeError) as e:
+                note(f"{self.path} cannot be read and is written anew: {e}")
 
     def fill(self, model: "Transformer", tokenizer: "Tokenizer", text: "TokenFile") -> None:
         """The weights that the run starts from, where they are not random; a new run (rank 0 of it) says what they are.

@@ -198,6 +198,7 @@ def model_config(
     from coterie.config import ModelConfig
     from coterie.errors import RecipeError
     from coterie.train.origin import check_vocabulary, run_config
+    from coterie.train.recipe import require_router
 
     if origin is not None:
         config = run_config(origin, plan, dtype, where="the recipe")
@@ -206,8 +207,7 @@ def model_config(
     fields = {"vocab_size": tokenizer.vocab_size, "bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
     named = {"torch_dtype": str(dtype).removeprefix("torch.")}
     config = ModelConfig.from_fields(fields | named | plan.model | {"router": plan.router}, where="[model]")
-    if config.is_sparse:
-        plan.router.check_trainable(config.num_experts_per_tok, config.norm_topk_prob)
+    require_router(plan, config, where="the recipe")
     if config.vocab_size < tokenizer.vocab_size:
         raise RecipeError(
             f"[model] vocab_size is {config.vocab_size} and {tokenizer_dir} has {tokenizer.vocab_size} pieces; "

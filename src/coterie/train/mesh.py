@@ -139,7 +139,10 @@ class Mesh:
 
 def n_ranks_of(env: Mapping[str, str] = os.environ) -> int:
     """How many ranks this process was started as one of; 1 without `torchrun` and `--ranks`."""
-    return int(env.get(RANKS) or env.get("WORLD_SIZE") or 1)
+    found = env.get(RANKS) or env.get("WORLD_SIZE") or "1"
+    if not (found.isascii() and found.isdigit() and int(found)):
+        raise RecipeError(f"the environment says WORLD_SIZE = {found}, expected a number of ranks; unset it")
+    return int(found)
 
 
 def mesh_shape(data: int, expert: int, n_ranks: int) -> tuple[int, int]:

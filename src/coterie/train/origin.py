@@ -18,14 +18,14 @@ from coterie.checkpoint.folder import open_checkpoint
 from coterie.checkpoint.hub import find_model
 from coterie.checkpoint.opened import Checkpoint
 from coterie.config import ModelConfig
-from coterie.errors import ConfigError, RecipeError
+from coterie.errors import RecipeError
 from coterie.model import Transformer
 from coterie.router_config import RouterConfig
 from coterie.tokenizer.load import load_tokenizer, tokenizer_files
 from coterie.tokenizer.protocol import Tokenizer
 from coterie.train.certificate import Certificate, certify
 from coterie.train.merge import PromptRouters, Tensors, embedding_routers, merge, merged_config, prompt_routers
-from coterie.train.recipe import Recipe, expand_path, require_context
+from coterie.train.recipe import Recipe, expand_path, require_context, require_router
 from coterie.train.recipe_init import Init
 from coterie.train.texts import files_below, read_files
 from coterie.train.upcycle import Upcycling, random_router, sparse_config, upcycle
@@ -210,11 +210,7 @@ def run_config(origin: Origin, recipe: Recipe, dtype: torch.dtype, *, where: str
     """The configuration of the run; `RecipeError` where its router could not learn or its rows are too long."""
     config = origin.config(recipe, where=where)
     require_context(recipe, config, where=where)
-    try:
-        if config.is_sparse:
-            config.router.check_trainable(config.num_experts_per_tok, config.norm_topk_prob)
-    except ConfigError as e:
-        raise RecipeError(f"{where}: [model] {e}") from None
+    require_router(recipe, config, where=where)
     return replace(config, torch_dtype=str(dtype).removeprefix("torch."))
 
 

@@ -21,7 +21,7 @@ from coterie.train.recipe_values import Kind
 
 __all__ = [
     "Balance", "Data", "Init", "Parallel", "Recipe", "Run", "Train",
-    "expand_path", "read_recipe", "require_context", "token_file_name",
+    "expand_path", "read_recipe", "require_context", "require_router", "token_file_name",
 ]  # fmt: skip
 
 
@@ -171,12 +171,27 @@ def _check_files(data: Data, path: Path) -> None:
 def _model_config(recipe: Recipe, path: Path) -> ModelConfig:
     """[model] with its router, which must be one that can learn."""
     config = ModelConfig.from_fields(recipe.model | {"router": recipe.router}, where=f"{path}: [model]")
+    require_router(recipe, config, where=str(path))
+    return config
+
+
+def require_router(recipe: Recipe, config: ModelConfig, *, where: str) -> None:
+    """`RecipeError` where the model's router could not learn, has experts that ranks cannot share, or is not there."""
+    if not config.is_sparse and recipe.router != RouterConfig():
+        raise RecipeError(
+            f"{where}: [router] shapes sparse blocks and this model has none; leave it out, or give [model] "
+            "num_local_experts"
+        )
+    if config.num_local_experts is not None and config.num_local_experts % recipe.parallel.expert:
+        raise RecipeError(
+            f"{where}: [parallel] expert = {recipe.parallel.expert} does not divide the {config.num_local_experts} "
+            "experts of a layer evenly"
+        )
     try:
         if config.is_sparse:
-            recipe.router.check_trainable(config.num_experts_per_tok, config.norm_topk_prob)
+            config.router.check_trainable(config.num_experts_per_tok, config.norm_topk_prob)
     except ConfigError as e:
-        raise RecipeError(f"{path}: [model] {e}") from None
-    return config
+        raise RecipeError(f"{where}: [model] {e}") from None
 
 
 def _check_sequence(recipe: Recipe, path: Path) -> None:

@@ -3,7 +3,8 @@
 An entry of a recipe (a file, or a folder of files) becomes a folder NAME-KEY: `manifest.json`, and for each shard its
 ids (`00000.ids`) and where its documents end (`00000.ends`). KEY stands for the files (place, size, time) and the
 vocabulary. A shard counts once the manifest names it, and the manifest is replaced in one rename: after a kill, what
-is whole is kept, the rest done again, and the result is the same bytes.
+is whole is kept, the rest done again, and the result is the same bytes. Shards that are not what the manifest says,
+also by their hashes, are made anew.
 """
 
 import hashlib
@@ -203,7 +204,7 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    """What is in `folder` already; an empty one where there is none, or where it does not fit the shards beside it."""
+    """What is in `folder` already; an empty one where there is none, or where a shard beside it is not what it says."""
     empty: dict[str, Any] = {"format": _FORMAT, "is_complete": False, "dtype": "<u2", "shards": []}
     try:
         manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
@@ -212,6 +213,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             n_ids, n_ends = ((folder / f"{i:05}.{kind}").stat().st_size for kind in ("ids", "ends"))
             if (n_ids, n_ends) != (size * shard["tokens"], 8 * shard["documents"]):
                 return empty
+            with (folder / f"{i:05}.ids").open("rb") as ids:
+                if hashlib.file_digest(ids, "sha256").hexdigest() != shard["sha256"]:
+                    return empty
         return manifest if manifest["format"] == _FORMAT and "is_complete" in manifest else empty
     except (OSError, ValueError, KeyError, TypeError):
         return empty
