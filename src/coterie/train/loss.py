@@ -85,10 +85,8 @@ def linear_cross_entropy(
 
 def _without_gradients(x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, compute: torch.dtype) -> Tensor:
     weight = weight_VD.to(compute)
-    operations, total = (
-        training.operations(weight),
-        x_TD.new_zeros((), dtype=torch.promote_types(compute, torch.float32)),
-    )
+    operations = training.operations(weight)
+    total = x_TD.new_zeros((), dtype=torch.promote_types(compute, torch.float32))
     n = rows_of_block(len(weight), compute, x_TD.device.type)
     for x_nD, target_n in zip(torch.split(x_TD, n), torch.split(targets_T, n), strict=True):
         logits_nV = x_nD.to(compute) @ weight.T
