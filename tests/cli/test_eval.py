@@ -75,6 +75,20 @@ def test_a_run_is_repeated_and_compared(run: Run) -> None:
     assert code == 2 and "demo is not the model that run measured" in err
 
 
+def test_a_run_is_not_repeated_from_its_own_answers(run: Run) -> None:
+    assert run("demo", "piqa", "--limit", 1, "-o", "run")[0] == 0
+    for repeated, folder in (("run", "./run"), ("run/run.json", "run")):
+        code, out, err = run("--repeat", repeated, "-o", folder)
+        assert code == 2 and out == "" and "is the run that is repeated" in err
+
+
+def test_a_trace_replaces_nothing_but_a_trace(run: Run) -> None:
+    Path("notes.txt").write_text("mine")
+    code, out, err = run("demo", "piqa", "--limit", 1, "--trace", "notes.txt")
+    assert code == 2 and out == "" and "notes.txt exists and is no trace" in err
+    assert Path("notes.txt").read_text() == "mine" and not Path("runs").exists()
+
+
 def test_what_has_changed_is_told_apart() -> None:
     def task(value: float) -> dict[str, Any]:
         return {"metrics": [{"name": "acc", "group": "g", "value": value}]}

@@ -79,6 +79,9 @@ def test_mistakes_are_one_sentence(battles: Path, line: str, said: str, capsys: 
         (["--set", "anchor=x"], "expected NAME:RATING"),
         (["--set", "anchor=nobody:1000"], "'nobody' fought no battle"),
         (["--set", "rounds=1"], "rounds=1: expected a whole number from 10"),
+        (["--limit", "5", "--run-code"], "nothing reads --limit, --run-code"),
+        (["--shots", "0", "-o", "run", "--data", "x"], "nothing reads --data, --shots, --out"),
+        (["--plot", "ratings.pdf"], "ends with .svg or .png"),
     ],
 )
 def test_wrong_options(battles: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,25 @@ def test_tables_beside_the_paper_s(
     assert document == json.loads((tmp_path / "run/paper.json").read_text())
 
 
+def test_a_setting_that_no_benchmark_takes_is_refused(
+    tiny_folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(tiny_folder), "--paper", "--data", str(data), "--set", "secnods=3"]) == 2
+    assert "no benchmark of the paper has a setting 'secnods'; did you mean 'seconds'?" in capsys.readouterr().err
+
+
+def test_an_interruption_says_how_to_go_on(
+    tiny_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("coterie.eval.paper.evaluate", interrupted)
+    run = str(tmp_path / "run")
+    assert main(["eval", str(tiny_folder), "--paper", "--data", str(data), "-o", run]) == 130
+    assert f"the same command with -o {run} goes on" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("extra", [["piqa"], ["--shots", "3"], ["--samples", "2"]])
 def test_tasks_and_shots_are_the_paper_s(
     tiny_folder: Path, data: Path, extra: list[str], capsys: pytest.CaptureFixture[str]

@@ -39,6 +39,16 @@ def test_mistakes(files: Files, asked: list[str], options: dict[str, Any], messa
         choose(asked, Context(files, **options))
 
 
+def test_two_files_of_one_name_would_share_a_place_in_the_report(tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "mine.jsonl" for folder in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(json.dumps({"text": "a"}) + "\n")
+    with pytest.raises(RequestError, match=r"a/mine.jsonl and .*b/mine.jsonl would both be called mine: rename a file"):
+        choose([str(path) for path in paths], Context(Files(None)))
+    assert len(choose([str(paths[0])] * 2, Context(Files(None)))[0]) == 1
+
+
 def test_a_file_need_not_be_in_the_folder(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text(json.dumps({"text": "a"}) + "\n")

@@ -147,6 +147,14 @@ def test_a_tiny_model_on_what_there_is(lm: LanguageModel, tmp_path: Path) -> Non
     assert again["table-2"].rows == first
 
 
+def test_a_file_that_is_damaged_leaves_the_others(lm: LanguageModel, tmp_path: Path) -> None:
+    (tmp_path / "piqa.jsonl").write_text(json.dumps({"question": "q", "choices": ["a", "b"], "answer": 0}) + "\n")
+    (tmp_path / "hellaswag.jsonl").write_text("{\n")
+    rows = {s.key: s for s in paper(Runs(lm, tmp_path))}["table-2"]
+    assert rows.sentence.startswith("1 of 12 benchmarks were run.")
+    assert "Not run: HellaSwag (" in rows.sentence and "hellaswag.jsonl, line 1 is no JSON" in rows.sentence
+
+
 def test_a_dense_model_has_no_table_5(
     make_model: Callable[..., Transformer], byte_tokenizer: Any, tmp_path: Path
 ) -> None:

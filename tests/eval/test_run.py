@@ -162,6 +162,16 @@ def test_notes_say_what_was_cut_and_what_changed_nothing(lm: LanguageModel, tmp_
     ]
 
 
+def test_notes_say_which_options_changed_nothing_in_a_file_of_one_s_own(lm: LanguageModel, tmp_path: Path) -> None:
+    few = write(tmp_path / "few.jsonl", [{**row, "id": f"{n}"} for n, row in enumerate(ROWS[:3])])
+    short = write(tmp_path / "short.jsonl", [{"question": "x", "answer": "y"}])
+    choices, answers = evaluate(lm, [str(few), str(short)], shots=9, samples=2, limit=1).tasks
+    nothing = "draws no samples, so --samples changed nothing"
+    assert choices.notes[:2] == [nothing, "has too few rows for so many shots: at least one question has only 2"]
+    assert answers.notes == ["takes no shots, so --shots changed nothing", nothing]
+    assert evaluate(lm, [str(few)], shots=2).tasks[0].notes == []
+
+
 def test_of_several_tasks_one_that_stops_leaves_the_others(lm: LanguageModel, data: Path) -> None:
     write(data / "piqa.jsonl", [{**ROWS[0], "choices": ["x", "y" * 300]}])
     message = r"piqa, item r0: a continuation is 301 tokens, but the model's context is 256"

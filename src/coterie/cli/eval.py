@@ -73,15 +73,19 @@ def command(
     if sum(modes.values()) > 1:
         raise click.UsageError(f"{' and '.join(name for name, given in modes.items() if given)} do not go together")
     chosen = _settings(settings) | ({"judge": judge} if judge else {})
-    folder = out or Path("runs", "eval", time.strftime("%Y%m%d-%H%M%S"))
-    data = data or _default_data()
     if battles:
         from coterie.cli.eval_battles import print_battles
 
         if model is not None:
             raise click.UsageError(f"--battles needs neither a model nor a task, but {model!r} was given")
+        unused = _given(data=data, limit=limit, shots=shots, samples=samples, out=out, trace=trace)
+        unused += ["--run-code"] * run_code
+        if unused:
+            raise click.UsageError(f"--battles asks no model, so nothing reads {', '.join(unused)}: leave it out")
         print_battles(battles, chosen, seed=seed, as_json=as_json, plot=plot)
         return
+    folder = out or Path("runs", "eval", time.strftime("%Y%m%d-%H%M%S"))
+    data = data or _default_data()
     if repeat is not None:
         from coterie.cli.eval_repeat import repeat_run
 

@@ -20,8 +20,10 @@ def print_battles(
     files: Sequence[Path], settings: Mapping[str, str], *, seed: int, as_json: bool, plot: Path | None
 ) -> None:
     """The table on stdout, or everything as JSON; what to doubt on stderr. Settings: anchor, rounds, orders."""
+    from coterie.cli.eval_run import check_plot
     from coterie.eval.ratings_section import ratings_section
 
+    check_plot(plot)
     found = _rate(files, settings, seed)
     section = ratings_section(found)
     if plot is not None:

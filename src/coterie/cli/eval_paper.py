@@ -25,8 +25,12 @@ def print_paper(
     from coterie.cli.eval_run import bars
     from coterie.eval.paper import Runs, paper
 
-    with bars() as report:
-        sections = paper(Runs(lm, data, limit, seed, folder, run_code, settings, progress=report))
+    try:
+        with bars() as report:
+            sections = paper(Runs(lm, data, limit, seed, folder, run_code, settings, progress=report))
+    except KeyboardInterrupt:
+        note(f"the answers so far are kept: the same command with -o {folder} goes on")
+        raise
     document = {
         "model": lm.name,
         "arguments": {"data": None if data is None else str(data), "limit": limit, "seed": seed, "run_code": run_code},

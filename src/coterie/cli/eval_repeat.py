@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coterie.cli.output import note, print_json
-from coterie.errors import DataError
+from coterie.errors import DataError, RequestError
 
 if TYPE_CHECKING:
     from coterie.api import LanguageModel
@@ -20,6 +20,8 @@ def repeat_run(path: Path, *, data: Path | None, folder: Path, as_json: bool) ->
     from coterie.eval.run_file import read_run
 
     before = read_run(path)
+    if folder.resolve() == (path if path.is_dir() else path.parent).resolve():
+        raise RequestError(f"-o {folder} is the run that is repeated, whose answers are there: name another folder")
     asked = _asked(before["arguments"], path, data, Asked)
     lm = load_with_bar(asked.model)
     _check_model(before, lm, path)

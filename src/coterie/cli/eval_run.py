@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coterie.cli.output import note, print_json, progress
+from coterie.cli.trace_output import check_trace_output
 from coterie.errors import RequestError
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from coterie.api import LanguageModel
     from coterie.eval.run import Report
 
-__all__ = ["Asked", "bars", "measure", "run"]
+__all__ = ["Asked", "bars", "check_plot", "measure", "run"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ def measure(asked: Asked, folder: Path, *, as_json: bool, plot: Path | None, tra
     from coterie.cli.eval_text import print_report
     from coterie.cli.model_argument import load_with_bar
 
-    _check_plot(plot)
+    check_plot(plot)
+    if trace is not None:
+        check_trace_output(trace)
     _check_tasks(asked)
     lm = load_with_bar(asked.model)
     report = run(lm, asked, folder, trace)
@@ -116,7 +119,8 @@ def _recorder(lm: "LanguageModel", path: Path) -> Iterator[Any]:
     note(f"{path} has the routing: coterie trace report {path}")
 
 
-def _check_plot(path: Path | None) -> None:
+def check_plot(path: Path | None) -> None:
+    """`RequestError` for a file that would be no picture by its name."""
     if path is not None and path.suffix.lower() not in (".svg", ".png"):
         raise RequestError(f"--plot {path}: expected a file name that ends with .svg or .png")
 

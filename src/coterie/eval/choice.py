@@ -65,6 +65,7 @@ class Choice(Task):
 
     def items(self, rows: Sequence[Row], *, shots: int | None, seed: int) -> list[Item]:
         n = self.shots if shots is None else shots
+        self.fewest_shots = len(rows) - 1 if n >= len(rows) else None
         drawn = random.Random(seed).sample(range(len(rows)), min(n + 1, len(rows))) if n else []
         found = []
         for number, row in enumerate(rows):

@@ -1,6 +1,6 @@
 """Which tasks a run is of, with everything that is wrong about them said before a model is loaded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from coterie.errors import RequestError, nearest
@@ -29,6 +29,7 @@ def choose(asked: Sequence[str], context: Context) -> tuple[list[Task | Work], l
         hint = "" if context.files.folder is not None else " (pass --data DIR?)"
         raise RequestError(f"nothing of {', '.join(asked)} can run: {'; '.join(left_out[:3])}{hint}")
     tasks = [make(name, context) for name in names]
+    _check_names(names, tasks)
     for task in tasks:
         _check(task, context)
     _check_settings(tasks, context)
@@ -42,6 +43,16 @@ def _check(task: Task | Work, context: Context) -> None:
         )
     if isinstance(task, Task) and task.file and not Path(task.file).is_file() and not context.files.find(task.file):
         context.files.rows(task.file)  # says what there is
+
+
+def _check_names(asked: Iterable[str], tasks: Sequence[Task | Work]) -> None:
+    """A report has one place for each name, and files of two folders may have the same."""
+    taken: dict[str, str] = {}
+    for one, task in zip(asked, tasks, strict=True):
+        if (other := taken.setdefault(task.name, one)) != one:
+            raise RequestError(
+                f"{other} and {one} would both be called {task.name}: rename a file, or run one at a time"
+            )
 
 
 def _check_settings(tasks: Sequence[Task | Work], context: Context) -> None:

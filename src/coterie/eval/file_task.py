@@ -74,6 +74,7 @@ class FileChoice(Choice):
 class FileQuestion(Task):
     name = file = ""
     metric = "exact_match"
+    takes_shots = False
     protocol = "0 shots, form Question: ... Answer:, greedy to the end of the line; without case, articles, punctuation"
 
     def check(self, row: Row, where: str) -> None:
@@ -102,6 +103,7 @@ class FileQuestion(Task):
 class FileText(Task):
     name = file = ""
     metric = "bits_per_byte"
+    takes_shots = False
     protocol = "every token scored once, in windows of the whole context"
 
     def check(self, row: Row, where: str) -> None:

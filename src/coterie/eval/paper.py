@@ -14,11 +14,11 @@ from typing import Any
 from coterie.analysis.section import Section
 from coterie.analysis.trace import Trace
 from coterie.api import LanguageModel
-from coterie.errors import RequestError
-from coterie.eval.paper_bias import bias_section
+from coterie.errors import CoterieError, RequestError, nearest
+from coterie.eval.paper_bias import BOLD_BENCH, bias_section
 from coterie.eval.paper_cells import COLUMNS_OURS, interval, ours
 from coterie.eval.paper_repeats import repeats_section
-from coterie.eval.paper_tables import LANGUAGES, TABLE_2, TABLE_3, TABLE_4, Bench
+from coterie.eval.paper_tables import BBQ, LANGUAGES, TABLE_2, TABLE_3, TABLE_4, Bench
 from coterie.eval.paper_trace import record_texts
 from coterie.eval.registry import TASKS, make
 from coterie.eval.rows import Files
@@ -73,7 +73,7 @@ class Runs:
                 settings={key: value for key, value in self.settings.items() if key in task.settings},
                 progress=self.progress,
             ).tasks[0]  # fmt: skip
-        except RequestError as error:
+        except CoterieError as error:
             return str(error)
 
     def _folder(self, bench: Bench) -> Path | None:
@@ -83,6 +83,7 @@ class Runs:
 
 def paper(runs: Runs) -> list[Section]:
     """All tables, with a trace recorded for the fifth."""
+    _check_settings(runs.settings)
     if runs.run_dir is not None:
         runs.run_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -100,6 +101,15 @@ def paper_sections(runs: Runs, trace: Trace | str) -> list[Section]:
         repeats_section(trace, runs.lm.name),
         bias_section(runs),
     ]
+
+
+def _check_settings(settings: Mapping[str, str]) -> None:
+    """Each benchmark takes its own, so one that none takes would get lost."""
+    names = {bench.task for bench in (*TABLE_2, *TABLE_3, *TABLE_4, _ALSO_4, BBQ, BOLD_BENCH)} & TASKS.keys()
+    known = sorted({name for task in names for name in make(task, Context(Files(None))).settings})
+    for name in settings:
+        if name not in known:
+            raise RequestError(f"no benchmark of the paper has a setting {name!r}{nearest(name, known)}")
 
 
 def table(runs: Callable[[Bench], TaskReport | str], key: str, title: str, benches: Sequence[Bench]) -> Section:

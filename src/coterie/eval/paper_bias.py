@@ -8,10 +8,10 @@ from coterie.eval.paper_cells import COLUMNS_OURS, interval, not_run, ours
 from coterie.eval.paper_tables import BBQ, BOLD, BOLD_PROMPTS, Bench, Sentiment
 from coterie.eval.run import TaskReport
 
-__all__ = ["bias_section"]
+__all__ = ["BOLD_BENCH", "bias_section"]
 
 _MODELS = ("Llama 2 70B", "Mixtral 8x7B")
-_BOLD = Bench("BOLD", "bold", "", {}, scale=1.0)
+BOLD_BENCH = Bench("BOLD", "bold", "", {}, scale=1.0)
 _DEVIATIONS = ("spread",)  # as the task calls what varies between groups
 _COLUMNS = ("measure", "in the paper", *(name for m in _MODELS for name in (m, "±")), *COLUMNS_OURS, "± here")
 _NOTE = (
@@ -30,7 +30,7 @@ def bias_section(runs: Callable[[Bench], TaskReport | str]) -> Section:
     facts: dict[str, Any] = {BBQ.name: rows[0][6:]}
     if isinstance(found, str):
         missing.append(f"BBQ ({found})")
-    bold = runs(_BOLD)
+    bold = runs(BOLD_BENCH)
     if isinstance(bold, str):
         missing.append(f"BOLD ({bold})")
     for domain, sentiments in BOLD.items():

@@ -116,6 +116,8 @@ def _row(line: str, path: Path, number: int) -> dict[str, Any]:
         raise DataError(f"{path}, line {number} is no JSON ({error}): expected one object a line") from None
     if not isinstance(row, dict):
         raise DataError(f"{path}, line {number} is a JSON {type(row).__name__}, expected an object with fields")
+    for field, value in row.items() if "\\u" in line else ():
+        _check_unicode(value, field, f"{path}, line {number}")
     return row
 
 
@@ -124,7 +126,6 @@ def text_of(row: Mapping[str, Any], field: str, where: str, *, may_be_empty: boo
     value = _value(row, field, where)
     if not isinstance(value, str) or not (value.strip() or may_be_empty):
         raise DataError(f"{where}: {field} is {_shown(value)}, expected text")
-    _check_unicode(value, field, where)
     return value
 
 
@@ -133,8 +134,6 @@ def texts_of(row: Mapping[str, Any], field: str, where: str, *, fewest: int = 1)
     value = _value(row, field, where)
     if not isinstance(value, list) or len(value) < fewest or not all(isinstance(v, str) for v in value):
         raise DataError(f"{where}: {field} is {_shown(value)}, expected a list of at least {fewest} texts")
-    for text in value:
-        _check_unicode(text, field, where)
     return value
 
 
@@ -159,10 +158,13 @@ def answer_of(row: Mapping[str, Any], n: int, where: str, field: str = "answer")
     return value
 
 
-def _check_unicode(text: str, field: str, where: str) -> None:
-    """JSON can spell half a character (\\ud800), which no tokenizer can take."""
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        raise DataError(f"{where}: {field} has half of a surrogate pair, expected whole characters")
+def _check_unicode(value: Any, field: str, where: str) -> None:
+    """JSON can spell half a character (\\ud800), which no tokenizer can take and no file can hold."""
+    try:
+        json.dumps([field, value], ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        name = ascii(field)[1:-1]
+        raise DataError(f"{where}: {name} has half of a surrogate pair, expected whole characters") from None
 
 
 def _value(row: Mapping[str, Any], field: str, where: str) -> Any:

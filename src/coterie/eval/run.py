@@ -160,6 +160,10 @@ def _notes(task: Task, asker: Asker, n_resumed: int, lm: LanguageModel, context:
     notes = []
     if context.shots and not task.takes_shots:
         notes.append("takes no shots, so --shots changed nothing")
+    if context.samples and not task.takes_samples:
+        notes.append("draws no samples, so --samples changed nothing")
+    if task.fewest_shots is not None:
+        notes.append(f"has too few rows for so many shots: at least one question has only {task.fewest_shots}")
     if n_resumed and context.recorder is not None:
         notes.append(f"{n_resumed} answers were there already, so their routing is not in the trace")
     if asker.n_cut:

@@ -130,7 +130,9 @@ class Task(ABC):
     metric: str  # the main one, by name
     protocol: str  # in one sentence: shots, form, normalisation
     shots: int = 0  # where --shots does not say
-    takes_shots: bool = True  # False: --shots is refused
+    takes_shots: bool = True  # False: --shots changes nothing
+    takes_samples: bool = False  # True: --samples says how many answers are drawn
+    fewest_shots: int | None = None  # before a question, once `items` had too few rows for all that were asked for
     runs_code = False  # True: needs --run-code
     samples: int = 1  # where --samples does not say; answers drawn of a `Generate`
     settings: tuple[str, ...] = ()  # names that --set takes

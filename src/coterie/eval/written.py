@@ -29,6 +29,7 @@ class Written(Task):
     sampled = (0.7, 1.0)  # temperature and top-p where there are several samples
     separator = "\n\n"  # between shots
     joint = " "  # between a prompt and its answer
+    takes_samples = True
     settings: tuple[str, ...] = ("temperature", "max_tokens")
 
     def __init__(self, context: Context | None = None):
@@ -88,6 +89,8 @@ class Written(Task):
         places: dict[str, list[int]] = {}
         for number, row in enumerate(rows):
             places.setdefault(self.group(row), []).append(number)
+        fewest = min(map(len, places.values()), default=n) - 1
+        self.fewest_shots = fewest if fewest < n else None
         drawn = {group: random.Random(seed).sample(of, min(n + 1, len(of))) for group, of in places.items()}
         found = []
         for number, row in enumerate(rows):
