@@ -1,6 +1,7 @@
 """Writing packed folders: what was cut off goes on, nothing half-done looks whole, what is amiss is said."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from coterie.checkpoint.convert import convert
 from coterie.checkpoint.folder import open_checkpoint
+from coterie.checkpoint.gguf import read_header
 from coterie.checkpoint.huggingface import save_huggingface
 from coterie.checkpoint.load import load_model
 from coterie.checkpoint.packed import open_packed
@@ -131,6 +133,28 @@ def test_an_existing_destination_is_refused(sparse: Path, tmp_path: Path) -> Non
         convert(sparse, tmp_path / "there", to="packed", type="int4")
     (tmp_path / "empty").mkdir()
     convert(sparse, tmp_path / "empty", to="packed", type="int4")
+
+
+def test_what_is_not_ours_is_left_where_the_work_would_go_on(sparse: Path, tmp_path: Path) -> None:
+    """Everything in DST.partial was deleted to start anew, whoever's it was."""
+    (tmp_path / "packed.partial").mkdir()
+    (tmp_path / "packed.partial" / "mine").write_text("x")
+    with pytest.raises(CheckpointError, match="holds something else; move it away"):
+        convert(sparse, tmp_path / "packed", to="packed", type="int4")
+    assert (tmp_path / "packed.partial" / "mine").read_text() == "x"
+
+
+def test_where_nothing_can_be_written_nothing_is_said_to_be_kept(sparse: Path) -> None:
+    with pytest.raises(ResourceError, match=r"cannot be written: .*; nothing is done$"):
+        convert(sparse, Path("/proc/nowhere/packed"), to="packed", type="int4")
+
+
+def test_a_name_that_is_no_utf_8_may_be_a_sources(sparse: Path, tmp_path: Path) -> None:
+    source = sparse.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    convert(source, tmp_path / "packed", to="packed", type="int4")
+    convert(source, tmp_path / "x.gguf", to="gguf")
+    assert (tmp_path / "packed" / "README.md").read_text().count("# caf?, packed") == 1
+    assert read_header(tmp_path / "x.gguf").metadata["general.name"] == "caf?"
 
 
 def test_killed_at_any_moment_it_is_whole_or_goes_on(make_model: MakeModel, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def _contents(group: list[Work], files: Files, report: Report) -> Iterator[Any]:
 
 def _keys(checkpoint: Checkpoint, code: str) -> dict[str, Value]:
     config = checkpoint.config
-    keys: dict[str, Value] = config_to_metadata(config, checkpoint.path.resolve().stem)
+    keys: dict[str, Value] = config_to_metadata(config, checkpoint.path.resolve().name.removesuffix(".gguf"))
     keys["general.file_type"] = ("u32", _FILE_TYPES[code])
     if code not in FILE_DTYPES:
         keys["general.quantization_version"] = ("u32", 2)

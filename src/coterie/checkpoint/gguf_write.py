@@ -66,7 +66,9 @@ def _typed(kind: str, value: Any) -> bytes:
     if of_array == kind:
         number = struct.pack("<I", VALUE_TYPES.index(kind))
         return number + (
-            _string(value.encode()) if kind == "string" else struct.pack("<" + NUMBER_FORMATS[kind], value)
+            _string(value.encode("utf-8", "replace"))
+            if kind == "string"
+            else struct.pack("<" + NUMBER_FORMATS[kind], value)
         )
     start = struct.pack("<IIQ", VALUE_TYPES.index("array"), VALUE_TYPES.index(of_array), len(value))
     if of_array == "string":

@@ -36,7 +36,7 @@ def write_packed_sidecars(checkpoint: Checkpoint, folder: Path, about: dict[str,
     if not is_folder:
         write_vocabulary(src, folder)
     with new_file(folder / "README.md") as f:
-        f.write("\n".join(_card(src.name, about, planned)).encode())
+        f.write("\n".join(_card(src.name, about, planned)).encode("utf-8", "replace"))
     names = [name for name in files_of(folder) if name not in ("done", "importance.safetensors")]
     save_manifest(folder, {name: _digest(folder / name) for name in names})
 

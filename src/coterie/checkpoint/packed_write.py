@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from coterie.checkpoint.atomic import require_disk, sync_folder
 from coterie.checkpoint.calibrate import CALIBRATION_TOKENS, measure_importance
 from coterie.checkpoint.opened import Checkpoint
+from coterie.checkpoint.packed import is_packed
 from coterie.checkpoint.packed_layout import Layout, lay_out
 from coterie.checkpoint.packed_sidecars import write_packed_sidecars
 from coterie.checkpoint.pieces import Files
@@ -79,6 +80,7 @@ def _partial(dst: Path) -> Iterator[Path]:
     folder = dst.with_name(f"{dst.name}.partial")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _require_ours(folder)
         yield folder
         sync_folder(folder)
         if dst.exists():
@@ -86,10 +88,17 @@ def _partial(dst: Path) -> Iterator[Path]:
         folder.rename(dst)
         sync_folder(dst.parent)
     except OSError as e:
-        raise ResourceError(
-            f"{dst} cannot be written: {(e.strerror or str(e)).lower()}; {folder} holds what is done, and the same "
-            "command goes on there"
-        ) from e
+        is_kept = (folder / "done").exists()
+        rest = f"{folder} holds what is done, and the same command goes on there" if is_kept else "nothing is done"
+        raise ResourceError(f"{dst} cannot be written: {(e.strerror or str(e)).lower()}; {rest}") from e
+
+
+def _require_ours(folder: Path) -> None:
+    """What an earlier run left is ours to delete: it has `done`, or is whole but for its name. Nothing else is."""
+    if next(folder.iterdir(), None) is not None and not (folder / "done").is_file() and not is_packed(folder):
+        raise CheckpointError(
+            f"{folder}, where the work would go on, holds something else; move it away, or name another folder"
+        )
 
 
 class _Journal:
