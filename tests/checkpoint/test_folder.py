@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from coterie.checkpoint.folder import open_checkpoint, read_model_config
+from coterie.checkpoint.names import places
 from coterie.errors import CheckpointError, ConfigError, UnsafeFileError
 
 UP = "model.layers.1.block_sparse_moe.experts.3.w3.weight"
@@ -161,6 +162,18 @@ def test_names_of_the_other_format_are_said_to_be(tiny):
     folder, other = tiny.huggingface(), tiny.mistral()
     (other / "consolidated.safetensors").rename(folder / "model.safetensors")
     with pytest.raises(CheckpointError, match="tensor names are not"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("kind", ["gguf", "gguf_per_expert"])
+def test_names_of_a_gguf_file_in_a_folder_are_refused(tiny, kind):
+    """They were taken for the folder's own, and merged experts ended in a traceback."""
+    folder = tiny.huggingface()
+    named: dict[str, list[torch.Tensor]] = {}
+    for name, place in places(tiny.config, kind):
+        named.setdefault(name, []).append(torch.zeros(place.shape))
+    save_file({n: t[0] if len(t) == 1 else torch.stack(t) for n, t in named.items()}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="configuration is huggingface's and the tensor names are not"):
         open_checkpoint(folder)
 
 

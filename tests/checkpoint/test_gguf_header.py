@@ -83,6 +83,14 @@ BAD: dict[str, tuple[bytes, str]] = {
         f"the value of 'k' at byte 45 has {HUGE:,} bytes",
     ),
     "key twice": (file(keys=[*KEYS, KEYS[1]]), "the key 'llama.block_count' is there twice"),
+    "an array for a word": (
+        file(keys=[key("general.architecture", ARRAY, array(U8, 2, b"ab"))]),
+        "'general.architecture' is an array, expected one value",
+    ),
+    "an array for a number": (
+        file(keys=[*KEYS, key("split.count", ARRAY, array(STRING, 1, string("x")))]),
+        "'split.count' is an array, expected one value",
+    ),
     "alignment 0": (file(keys=[aligned(0)]), "general.alignment is 0, expected a power of two"),
     "value cut off": (
         file(keys=[*KEYS, key("k", U64, b"")], tensors=[], n_data=0, alignment=1),

@@ -77,6 +77,14 @@ def damage(named):
     named["lm_head.weight"][0, 0] = float("inf")
 
 
+def test_a_file_of_numbers_smaller_than_a_byte_is_read(folder):
+    """Four bits a number divided by zero; a model may lie beside such a file."""
+    raw = b'{"a":{"dtype":"F4","shape":[4],"data_offsets":[0,2]},'
+    raw += b'"b":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[2,5]}}'
+    (folder / "adapter.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(5))
+    assert write_manifest(folder).problems == [] == verify(folder).problems
+
+
 def test_damaged_weights_are_found_whatever_the_manifest_says(make_tiny):
     folder = make_tiny(torch.bfloat16).huggingface(edit=damage)
     with pytest.raises(CheckpointError, match=r"v_proj\.weight' contains 1 NaN"):

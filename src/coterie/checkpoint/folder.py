@@ -60,7 +60,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     config = read_config(path) if format == "huggingface" else read_params(path)
     entries = [e for e in _all_entries(path, format) if not is_ignorable(e.name)]
     naming: Naming = naming_of(e.name for e in entries) if entries else format
-    if (naming == "mistral") != (format == "mistral"):
+    if not naming.startswith(format):
         raise CheckpointError(
             f"{path}: the configuration is {format}'s and the tensor names are not ({entries[0].name!r})"
         )

@@ -34,6 +34,8 @@ _UNREAD = {4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_
            29: "IQ1_M", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8", 34: "TQ1_0", 35: "TQ2_0",
            39: "MXFP4"}  # fmt: skip
 _LONGEST_KEY, _LONGEST_NAME, _LONGEST_STRING = (1 << 16) - 1, 64, 64 << 20
+_SINGLE = {*("general.architecture", "general.type", "tokenizer.ggml.model", "tokenizer.ggml.pre"),
+           *("split.no", "split.count", "split.tensors.count")}  # one value each in every model  # fmt: skip
 _SHOWN = 80  # characters of a key in a message
 _MOST_KEYS, _MOST_TENSORS, _MOST_DIMENSIONS = 1 << 16, 1 << 20, 4
 _SMALLEST_KEY, _SMALLEST_TENSOR = 8 + 1 + 4 + 1, 8 + 1 + 4 + 8 + 4 + 8  # bytes
@@ -165,6 +167,8 @@ def _kind(cursor: _Cursor, key: str) -> str:
 def _array(cursor: _Cursor, key: str) -> Any:
     kind, n = _kind(cursor, key), cursor.number("u64", f"the length of {key!r}")
     what = f"the array {key!r}"
+    if key in _SINGLE:
+        raise cursor.wrong(f"{key!r} is an array, expected one value")
     if kind == "array":
         raise cursor.wrong(f"{what} holds arrays, which no model's does")
     if kind != "string":

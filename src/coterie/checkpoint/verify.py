@@ -198,8 +198,11 @@ def _by_tensor(path: Path) -> tuple[int, Segments]:
         at = 0
         for entry in entries:
             yield from _bytes(entry.offset - at)
-            for piece in cut(entry, Place(entry.name, 0, entry.shape)):
-                yield piece.nbytes, entry.dtype, piece.label
+            if entry.dtype in GGML_TYPES:
+                for piece in cut(entry, Place(entry.name, 0, entry.shape)):
+                    yield piece.nbytes, entry.dtype, piece.label
+            else:  # of no type that weights have; some are smaller than a byte
+                yield from _bytes(entry.nbytes)
             at = entry.offset + entry.nbytes
         yield from _bytes(path.stat().st_size - at)
 
