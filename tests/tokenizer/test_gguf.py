@@ -153,6 +153,8 @@ def put(key: str, value: Any) -> Callable[[dict], None]:
         (put("tokens", np.zeros(5)), "tokens is missing or no list of strings"),
         (drop("scores"), "scores is missing"),
         (put("scores", np.zeros(7, np.float32)), "scores should be a list of 340 numbers"),
+        (put("scores", np.full(340, 1e300)), "scores has 1e+300, expected float32 numbers"),
+        (put("scores", np.full(340, np.nan)), "scores has nan"),
         (put("token_type", np.full(340, 9)), "token_type has the value 9"),
         (put("bos_token_id", 400), "bos_token_id is 400, and there are 340 tokens"),
         (put("bos_token_id", "x"), "bos_token_id is 'x'"),

@@ -130,6 +130,16 @@ def test_refused(llama_json: dict[str, Any], change: dict[str, Any], sentence: s
         HuggingFaceTokenizer({**llama_json, **change})
 
 
+def test_a_text_that_the_file_has_no_token_for_is_refused() -> None:
+    """The package raises a bare Exception for an unknown token that is named and not there."""
+    model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}
+    tokenizer = HuggingFaceTokenizer({"version": "1.0", "added_tokens": [], "model": model}, source="x.json")
+    assert tokenizer.encode("a") == [0]
+    for encode in (tokenizer.encode, tokenizer.encode_after_mark):
+        with pytest.raises(TokenizerError, match=r"x\.json cannot encode this text: .*\[UNK\]"):
+            encode("b")
+
+
 def test_ids_beyond_the_vocabulary(llama_json: dict[str, Any]) -> None:
     tokenizer = HuggingFaceTokenizer(llama_json)
     assert tokenizer.decode([32000, 10**9]) == ""

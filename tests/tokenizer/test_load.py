@@ -99,6 +99,7 @@ def test_of_two_models_the_one_that_fits(folder_with: Any, mistral_files: dict[s
 
 def test_added_tokens_beside_a_model(folder_with: Any, mistral_files: dict[str, Path]) -> None:
     decoder = {"2": {"content": "</s>"}, "32000": {"content": "<|im_end|>"}, "32001": {"content": "<|im_start|>"}}
+    decoder |= {"9" * 5000: {"content": "<x>"}}  # more digits than Python reads
     config = {"added_tokens_decoder": decoder, "eos_token": "<|im_end|>", "legacy": False}
     tokenizer = load_tokenizer(
         folder_with({"tokenizer.model": mistral_files["v1"].read_bytes(), "tokenizer_config.json": config})

@@ -28,6 +28,7 @@ _TEKKEN = (
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 PATTERNS = {"llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3, "tekken": _TEKKEN}
+_LARGEST_SCORE = 3.4e38  # of float32
 _DEFAULT_IDS = {"unknown": 0, "bos": 1, "eos": 2}  # llama.cpp's, where a file does not say
 
 
@@ -70,6 +71,8 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[bytes], source: str
     scores = _numbers(metadata, "scores", len(tokens), source)
     if scores is None:
         raise TokenizerError(f"{source}: {_KEY}scores is missing, and without it a SentencePiece vocabulary is no good")
+    if wrong := [score for score in scores if not abs(score) <= _LARGEST_SCORE]:
+        raise TokenizerError(f"{source}: {_KEY}scores has {wrong[0]}, expected float32 numbers")
     types = _types(metadata, tokens, source)
     special = _special(metadata, tokens, types, source)
     charsmap = metadata.get(f"{_KEY}precompiled_charsmap")

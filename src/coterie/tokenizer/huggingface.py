@@ -62,7 +62,7 @@ class HuggingFaceTokenizer:
 
     def encode(self, text: str, *, bos: bool = False) -> list[int]:
         """The ids of `text`, after one BOS with `bos`; the file's own post-processor is not asked."""
-        ids: list[int] = self._model.encode(check_text(text), add_special_tokens=False).ids
+        ids = self._ids(self._model, text)
         return [self.bos_id, *ids] if bos and self.bos_id is not None else ids
 
     def encode_after_mark(self, text: str) -> list[int]:
@@ -74,8 +74,7 @@ class HuggingFaceTokenizer:
             self._unspaced = _build(
                 {**self._content, "pre_tokenizer": {**pre, "prepend_scheme": "never"}}, self._source
             )
-        ids: list[int] = self._unspaced.encode(check_text(text), add_special_tokens=False).ids
-        return ids
+        return self._ids(self._unspaced, text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, without control tokens and without the space that encoding put in front."""
@@ -99,6 +98,15 @@ class HuggingFaceTokenizer:
     def control_id(self, text: str) -> int | None:
         """The id of the control token `text`, or None."""
         return self._control_ids.get(text)
+
+    def _ids(self, model: Any, text: str) -> list[int]:
+        try:
+            ids: list[int] = model.encode(check_text(text), add_special_tokens=False).ids
+        except TokenizerError:
+            raise
+        except Exception as error:  # bare, as for a file: a token for what is unknown may be named and not be there
+            raise TokenizerError(f"{self._source} cannot encode this text: {error}") from None
+        return ids
 
 
 def _added_tokens(content: Mapping[str, Any], source: str) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The small JSON files beside a tokenizer: what begins and ends a text, which tokens were added, the chat template."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def added_tokens(folder: Path) -> dict[str, int]:
     found = _read_if_there(folder / "added_tokens.json")
     decoder = _read_if_there(folder / "tokenizer_config.json").get("added_tokens_decoder")
     for i, token in decoder.items() if isinstance(decoder, dict) else ():
-        if isinstance(token, dict) and isinstance(token.get("content"), str) and i.isdecimal():
+        if isinstance(token, dict) and isinstance(token.get("content"), str) and re.fullmatch("[0-9]{1,7}", i):
             found[token["content"]] = int(i)
     return {text: i for text, i in found.items() if is_mark(text) and isinstance(i, int) and 0 <= i < 1 << 22}
 
