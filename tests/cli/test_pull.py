@@ -302,6 +302,16 @@ def test_a_gguf_file_comes_only_when_named(hub: Hub, capsys: pytest.CaptureFixtu
     for file in ("pytorch_model.bin", "../x.gguf"):
         assert pull(capsys, "--file", file)[0] == 2
     assert "pytorch_model.bin" not in hub.fetched()
+    code, _, err = pull(capsys, "--file", "model.Q8_0.gguf", name=f"{NAME}:model.Q4_0.gguf")
+    assert code == 2 and "two GGUF files are named" in err
+
+
+def test_all_parts_of_a_split_gguf_file_come(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = [f"x.Q8_0-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+    hub.files |= dict.fromkeys([*parts, "x.Q4_0-00001-of-00003.gguf", "x.Q8_0.gguf"], b"GGUF")
+    code, out, _ = pull(capsys, "--file", parts[0])
+    assert code == 0 and Path(out.strip()).name == parts[0]
+    assert sorted(name for name in hub.fetched() if name.endswith(".gguf")) == parts
 
 
 def test_a_repository_of_pickles_only_is_refused(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -313,7 +323,7 @@ def test_a_repository_of_pickles_only_is_refused(hub: Hub, capsys: pytest.Captur
 def test_a_model_that_is_not_here_says_what_would_fetch_it(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=r"coterie pull org/absent"):
         find_model("org/absent")
-    for source in (str(tmp_path / "no"), "no such", "a\0b", ""):
+    for source in (str(tmp_path / "no"), "~nobody-here/model", "no such", "a\0b", ""):
         with pytest.raises(CheckpointError):
             find_model(source)
     assert find_model(str(tmp_path)) == tmp_path and hub.requests == []

@@ -6,7 +6,7 @@ only the second are chosen. `transfer.py` does the fetching.
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ _WANTED = re.compile(
     re.IGNORECASE,
 )
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+_PART = re.compile(r"-\d{5}(-of-\d{5}\.gguf)$")
 _COMMIT = re.compile(r"[0-9A-Za-z]{1,64}")
 
 
@@ -105,7 +106,7 @@ def choose_files(repository: str, found: list[RemoteFile], file: str | None) -> 
     weights = [f.name for f in wanted if f.name.endswith(".safetensors")]
     left_out = []
     if file is not None:
-        wanted = [f for f in wanted if ".safetensors" not in f.name] + [by_name[file]]
+        wanted = [f for f in wanted if ".safetensors" not in f.name] + [by_name[name] for name in _parts(file, by_name)]
     elif not weights:
         raise _no_safetensors(repository, by_name)
     elif any(name.startswith("model") for name in weights):
@@ -118,6 +119,12 @@ def choose_files(repository: str, found: list[RemoteFile], file: str | None) -> 
         more = " ..." if len(pickles) > 3 else ""
         left_out.append(f"{', '.join(pickles[:3])}{more}: pickles and their like are never fetched")
     return sorted(wanted, key=lambda f: (f.name.endswith((".safetensors", ".gguf")), f.name)), left_out
+
+
+def _parts(file: str, names: Iterable[str]) -> list[str]:
+    """The file, or all parts of the split model that it is one of: `x-00001-of-00003.gguf` and its like."""
+    whole = _PART.sub(r"\1", file)
+    return [file] if whole == file else [name for name in names if _PART.sub(r"\1", name) == whole]
 
 
 def check_disk(plan: Plan, *, free: Callable[[Path], int] | None = None) -> None:

@@ -3,6 +3,7 @@
 Nothing is downloaded here (`download.py` does that) and huggingface-hub is imported only to ask where its cache is.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def find_model(source: str | Path | None = None) -> Path:
     text = str(source)
     if "\0" in text or not text:
         raise CheckpointError(f"{text!r} is not the name of a model, expected a folder, a .gguf file, org/name or demo")
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # unlike Path's own, at a loss for no user's name
     if path.exists():
         return path
     name, _, file = text.partition(":")

@@ -34,6 +34,8 @@ def command(repository: str, file: str | None, revision: str | None, as_json: bo
     constants.HF_HUB_DISABLE_TELEMETRY = True  # or it asks the hub which AI agent may be running us, and reports it
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     repository, _, named = repository.partition(":")
+    if file and named:
+        raise click.UsageError(f"two GGUF files are named, {named!r} and {file!r}: name one")
     file = file or named or None
     wanted = plan(repository, file=file, revision=revision)
     for sentence in wanted.left_out:
