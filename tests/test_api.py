@@ -205,6 +205,13 @@ def test_quantize_packs_as_it_loads_and_says_what_each_part_has(tmp_path: Path) 
     assert lm.generate("Il était une fois", max_tokens=4).usage.completion_tokens == 4
 
 
+def test_a_type_that_is_no_name_is_a_sentence(tiny_folder: Path) -> None:
+    """The search for the nearest name fell over what is no text."""
+    for options in ({"quantize": 4}, {"dtype": torch.float16}):
+        with pytest.raises(coterie.errors.RequestError, match="is unknown, expected one of"):
+            coterie.load(tiny_folder, **options)  # type: ignore[arg-type]
+
+
 def test_what_cannot_be_quantised_is_warned_of(tiny_folder: Path) -> None:
     with pytest.warns(UserWarning, match="24 matrices stay float32 because intermediate_size is 48"):
         lm = coterie.load(tiny_folder, quantize="int4")

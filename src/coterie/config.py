@@ -166,7 +166,7 @@ class ModelConfig:
 
 def _need(ok: bool, name: str, value: Any, expected: str) -> None:
     if not ok:
-        raise ConfigError(f"{name} is {value!r}, expected {expected}")
+        raise ConfigError(f"{name} is {repr(value)[:60]}, expected {expected}")
 
 
 def _article(kind: type) -> str:

@@ -81,5 +81,5 @@ class DownloadError(CoterieError, RuntimeError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'rope_theta'?"` for a near miss, else the empty string."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    match = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
     return f"; did you mean {match[0]!r}?" if match else ""

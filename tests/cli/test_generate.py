@@ -165,6 +165,7 @@ def test_too_long_a_prompt_is_refused_before_the_weights_are_read(
         (("a", "--set", "top_p"), b"", "expected NAME=VALUE"),
         (("a", "--routing", "9", "--max-tokens", "4"), b"", "expected a number from 0 to 2"),
         (("a", "--file", "x"), b"", "give one of the two"),
+        (("a", "--json", "--svg", "x.svg"), b"", "--json prints a document and draws nothing"),
         (("--file", "/nowhere/x"), b"", "No such file"),
     ],
 )

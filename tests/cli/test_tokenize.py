@@ -72,6 +72,7 @@ def test_mistakes(
         (["-m", str(tmp_path / "base"), "--chat", "Hi"], "does not show which chat form it speaks; give --chat-form"),
         (["-m", v3_folder, "--chat-form", "chatlm", "Hi"], "did you mean 'chatml'"),
         (["-m", str(tmp_path / "empty"), "Hi"], "has no tokenizer"),
+        (["-m", v3_folder, "--no-bos", "--chat", "Hi"], "a conversation begins as its form says"),
         (["-m", v3_folder, "a\udcff"], "not valid UTF-8: character 1"),
     ]:
         assert main(["tokenize", *args]) == 2

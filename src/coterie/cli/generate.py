@@ -71,6 +71,10 @@ def command(
     coterie generate "def main():" --temperature 0.8 --seed 1 --set top_p=0.95
     cat story.txt | coterie generate --json
     """
+    if as_json and (svg_file or routing_page):
+        raise click.UsageError(
+            "--json prints a document and draws nothing: leave out --json, or --svg and --routing-page"
+        )
     if prompt is None and routing is not None and routing != _MIDDLE and not _is_whole(routing):
         prompt, routing = routing, _MIDDLE  # `--routing "some text"`
     options = {name: value for name, value in flags.items() if value is not None and value != ()}

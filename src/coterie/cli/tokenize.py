@@ -50,6 +50,8 @@ def command(text: str | None, model: str, no_bos: bool, chat: bool, chat_form: s
     tokenizer, detected = require_vocabulary(path)
     text = read_text(text)
     form = _chat_form(path, detected, chat_form) if chat or chat_form else None
+    if no_bos and form is not None:
+        raise click.UsageError("--no-bos is for a text, and a conversation begins as its form says: leave one out")
     if form is None:
         tokens = explain(tokenizer, tokenizer.encode(text, bos=not no_bos), text)
     else:
