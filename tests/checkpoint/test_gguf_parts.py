@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from coterie.checkpoint.gguf import open_gguf
+from coterie.checkpoint.gguf import open_gguf, read_header
+from coterie.checkpoint.gguf_metadata import config_to_metadata
 from coterie.checkpoint.gguf_parts import read_gguf_parts
+from coterie.checkpoint.gguf_write import WrittenTensor, write_gguf
+from coterie.checkpoint.load import load_model
 from coterie.errors import CheckpointError
 from coterie.quant import PackedTensor
 from coterie.quant.ggml_blocks import GGML_TYPES
+from coterie.quant.ggml_quantise import quantise
 from coterie.quant.tensor import join_halves
 
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64, "num_hidden_layers": 1, "vocab_size": 50}
@@ -81,6 +85,24 @@ def test_a_router_that_was_quantised_is_float_again(make_tiny: Callable) -> None
     parts = read_gguf_parts(open_gguf(path))
     assert parts["layers.0.moe.router"].dtype == torch.float32
     assert torch.equal(parts["layers.0.moe.router"], expected["layers.0.moe.router"])
+
+
+def test_norms_that_were_quantised_are_float_again(make_tiny: Callable) -> None:
+    """They were packed as a matrix would be, and no model takes that."""
+    path, expected = make_tiny(**WIDE).gguf(kind="Q8_0")
+    quantised, raw = path.with_name("norms.gguf"), path.read_bytes()
+    tensors, contents = [], []
+    for t in read_header(path).tensors:
+        kind, data = t.type.name, raw[t.offset : t.offset + t.nbytes]
+        if t.name.endswith("norm.weight"):
+            kind, data = "Q8_0", quantise("Q8_0", np.frombuffer(data, np.float32)[None]).tobytes()
+        tensors.append(WrittenTensor(t.name, kind, t.shape, len(data)))
+        contents.append([data])
+    write_gguf(quantised, config_to_metadata(open_gguf(path).config, "x"), tensors, contents)
+    norm = read_gguf_parts(open_gguf(quantised))["layers.0.attention_norm"]
+    assert norm.dtype == torch.float32 and norm.shape == (256,)
+    torch.testing.assert_close(norm, expected["layers.0.attention_norm"], rtol=0, atol=0.05)
+    load_model(quantised)
 
 
 def test_types_may_differ_from_tensor_to_tensor(make_tiny: Callable) -> None:

@@ -134,8 +134,9 @@ def _read(name: str, stretches: list[Stretch], files: Files) -> PackedTensor | T
     is_gate_up = name.endswith("gate_up")
     if kinds <= FILE_DTYPES.keys():
         return _float(name, stretches, rows, label)
-    if name.endswith(".router"):
-        return _finite(torch.from_numpy(dequantise(kinds.pop(), rows[0])), label)
+    shape = stretches[0][1].shape
+    if name.endswith(".router") or len(shape) == 1:
+        return _finite(torch.from_numpy(dequantise(kinds.pop(), rows[0])).view(shape), label)
     n_rows = sum(map(len, rows))
     if is_gate_up and n_rows % 64:
         raise CheckpointError(f"{label} has {n_rows // 2} rows an expert, and packed experts need a multiple of 32")
@@ -148,9 +149,9 @@ def _read(name: str, stretches: list[Stretch], files: Files) -> PackedTensor | T
     return repack(kinds.pop(), joined, label)
 
 
-def _finite(router_ED: Tensor, label: str) -> Tensor:
-    require_finite(router_ED.view(-1).view(torch.uint8).numpy(), "F32", label)
-    return router_ED
+def _finite(numbers: Tensor, label: str) -> Tensor:
+    require_finite(numbers.view(-1).view(torch.uint8).numpy(), "F32", label)
+    return numbers
 
 
 def _rows(entry: Entry, place: Place, files: Files) -> Bytes:
