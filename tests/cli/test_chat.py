@@ -54,6 +54,18 @@ def test_a_chat_form(
     assert out == lm.chat(messages, chat_form="mistral-v1", max_tokens=5).text + "\n" and "not tuned" not in err
 
 
+def test_what_is_wrong_on_the_command_line_is_said_before_the_model_is_looked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for args, said in (
+        (("--set", "temprature=1"), "did you mean 'temperature'"),
+        (("--set", "n=2"), "n has no use in a chat"),
+        (("--chat-form", "chatlm"), "did you mean 'chatml'"),
+    ):
+        assert main(["chat", "/nowhere", *args]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_an_error_in_a_pipe_ends_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_folder: Path
 ) -> None:
@@ -92,7 +104,15 @@ def test_undo_clear_and_show(capsys: pytest.CaptureFixture[str], lm: LanguageMod
 
 def test_settings_are_checked_when_made(lm: LanguageModel) -> None:
     session = Session(lm, {"max_tokens": 3})
-    for line in ("/set temperature nan", "/set temprature 1", "/set n 2", "/set", "/routing 7", "/routing x"):
+    for line in (
+        "/set temperature nan",
+        "/set temprature 1",
+        "/set temprature",
+        "/set n 2",
+        "/set",
+        "/routing 7",
+        "/routing x",
+    ):
         with pytest.raises(RequestError):
             session.take(line)
     session.take("/set temperature 0.5")
@@ -100,6 +120,14 @@ def test_settings_are_checked_when_made(lm: LanguageModel) -> None:
     assert session._options == {"max_tokens": 3, "temperature": 0.5, "seed": 3}
     session.take("/set temperature")
     assert session._options == {"max_tokens": 3, "seed": 3}
+    for line in ("/set stop a=b c", "/set stop=a=b c", "/set stop = a=b c"):
+        session.take(line)
+        assert session._options == {"max_tokens": 3, "seed": 3, "stop": "a=b c"}
+        session.take("/set stop")
+    session.take("/set max_tokens 400")
+    session.take("/set min_tokens 300")
+    with pytest.raises(RequestError, match="min_tokens is 300"):
+        session.take("/set max_tokens")  # the default is 256
 
 
 def test_two_slashes_are_text(capsys: pytest.CaptureFixture[str], lm: LanguageModel) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coterie.cli.chat_session import Session
+from coterie.cli.chat_session import Session, checked
 from coterie.cli.model_argument import load_with_bar
 from coterie.cli.output import is_terminal, note
 from coterie.cli.sampling_options import parse_setting
@@ -43,10 +43,15 @@ def command(
     \b
     A turn of several lines: between two lines of \"\"\", or with a backslash at the end of each but the last.
     """
+    from coterie.tokenizer import chat_form as find_chat_form
+
     options = {name: value for name, value in flags.items() if value is not None}
+    options = checked({**options, **dict(parse_setting(s) for s in settings)})
+    if chat_form is not None:
+        find_chat_form(chat_form)  # says that there is none, before the weights are read
     lm = load_with_bar(model)
     _ = lm.tokenizer  # says that there is none
-    session = Session(lm, {**options, **dict(parse_setting(s) for s in settings)}, chat_form)
+    session = Session(lm, options, chat_form)
     if system:
         session.obey(f"/system {system}")
     if routing:

@@ -16,7 +16,7 @@ from coterie.errors import RequestError, nearest
 if TYPE_CHECKING:
     from coterie.api import Delta, LanguageModel
 
-__all__ = ["Session"]
+__all__ = ["Session", "checked"]
 
 _HELP = """\
 /system TEXT      what the assistant is told before the first turn; without TEXT: nothing
@@ -41,7 +41,7 @@ class Session:
         self.system = ""
         self._chat_form = chat_form
         self._layer: int | None = None  # coloured by this layer's experts
-        self._options = self._checked(options)
+        self._options = checked(options)
         self._commands: dict[str, Callable[[str], None]] = {
             "system": self._set_system,
             "set": self._set,
@@ -86,26 +86,19 @@ class Session:
         print(flush=True)
         self.messages += [turn, {"role": "assistant", "content": "".join(said)}]
 
-    def _checked(self, options: dict[str, Any]) -> dict[str, Any]:
-        from coterie.engine import SamplingParams
-
-        for name in _NOT_HERE:
-            if name in options:
-                raise RequestError(f"{name} has no use in a chat: use coterie generate")
-        SamplingParams.of(options)
-        return options
-
     def _set_system(self, text: str) -> None:
         self.system = text
 
     def _set(self, text: str) -> None:
-        name, _, value = text.replace("=", " ", 1).partition(" ")
+        name, _, value = text.partition(" " if " " in text.partition("=")[0].rstrip() else "=")
+        name = name.rstrip()
         if not name:
             raise RequestError("/set needs a NAME and a VALUE, for example /set temperature 0.8")
         if value.strip():
-            self._options = self._checked({**self._options, name: parse_value(value.strip())})
-        elif self._checked({name: None} if name == "seed" else {}) is not None:
-            self._options.pop(name, None)
+            self._options = checked({**self._options, name: parse_value(value.strip())})
+        else:
+            checked({name: _default(name)})  # says that there is no such name
+            self._options = checked({n: v for n, v in self._options.items() if n != name})
 
     def _undo(self, _: str) -> None:
         if not self.messages:
@@ -124,6 +117,23 @@ class Session:
 
     def _clear(self, _: str) -> None:
         self.messages.clear()
+
+
+def checked(options: dict[str, Any]) -> dict[str, Any]:
+    """The same generation parameters; `RequestError` for one that does not exist, is out of bounds or has no use."""
+    from coterie.engine import SamplingParams
+
+    for name in _NOT_HERE:
+        if name in options:
+            raise RequestError(f"{name} has no use in a chat: use coterie generate")
+    SamplingParams.of(options)
+    return options
+
+
+def _default(name: str) -> Any:
+    from coterie.engine import SamplingParams
+
+    return getattr(SamplingParams(), name, None)
 
 
 def _plain(delta: "Delta") -> None:
