@@ -1,9 +1,12 @@
 """What fails is alone in its failure."""
 
+import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from coterie.engine import Engine
 from coterie.engine.passes import Part, forward
@@ -70,6 +73,50 @@ def test_run_raises_what_went_wrong(counting: SimpleNamespace, byte_tokenizer: o
     model.breaks_at = (X,)
     with pytest.raises(CheckpointError, match="not finite"):
         list(Engine(model, byte_tokenizer).run([counting.request("u", max_tokens=9)]))
+
+
+def test_a_pass_that_is_divided_has_the_memory_of_the_one_that_failed(
+    counting: SimpleNamespace, byte_tokenizer: object
+) -> None:
+    """On a card memory runs out in a pass; what its frames hold must be free for the smaller ones."""
+    engine, held, n_tries = Engine(counting.Model(), byte_tokenizer), list[weakref.ref[torch.Tensor]](), 0
+
+    def scarce(run: Callable[..., object]) -> Callable[..., object]:
+        def wrapped(work: list[object], edits: object = None) -> object:
+            nonlocal n_tries
+            n_tries += 1
+            assert all(ref() is None for ref in held)
+            taken = torch.empty(4)
+            held.append(weakref.ref(taken))
+            if len(work) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return run(work, edits)
+
+        return wrapped
+
+    engine.runner.feed = scarce(engine.runner.feed)  # type: ignore[method-assign,assignment]
+    engine.runner.step = scarce(engine.runner.step)  # type: ignore[method-assign,assignment]
+    for text in "abcd":
+        engine.add(counting.request(text, max_tokens=3))
+    found = counting.finish(engine)
+    assert [out.end for out in found.values()] == ["length"] * 4 and n_tries > 14
+
+
+def test_passes_run_on_the_model_s_card(counting: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton launches on the current card, which is the first one whatever a model's tensors say."""
+    entered = list[torch.device]()
+
+    def enter(device: torch.device) -> AbstractContextManager[None]:
+        entered.append(device)
+        return nullcontext()
+
+    runner = Engine(counting.Model(), None).runner
+    monkeypatch.setattr(torch.cuda, "device", enter)
+    runner.device = torch.device("cuda:1")
+    output = runner.feed([(0, [5, 6])])
+    runner.logits(output.hidden_TD)
+    runner.logits(runner.step([7]).hidden_TD)
+    assert entered == [torch.device("cuda:1")] * 4
 
 
 @pytest.mark.parametrize("window", [None, 70])

@@ -174,13 +174,15 @@ class Engine:
 
     def _decode(self) -> list[Event]:
         """One new token of each sequence: what `_mixed` does in fewer calls, where nothing is special."""
-        live = self._live.sequences
+        live, output = self._live.sequences, None
         try:
             edits = [s.request.experts for s in live] if self._live.has_edits else None
             output = self.runner.step([s.next_id for s in live], edits)
             logits_BV = self.runner.logits(output.hidden_TD)
         except Exception:
             restore(self.runner, live)
+            output = None
+        if output is None:  # not within `except`, where what failed still holds its tensors
             return self._mixed(self._parts())
         self.stats.add_pass(output.routings)
         events: list[Event] = []

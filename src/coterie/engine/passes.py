@@ -61,6 +61,17 @@ class Result:
 
 def forward(runner: Runner, parts: Items[Part]) -> Iterator[Result]:
     """All parts in one pass, or in as many as it takes."""
+    result = _tried(runner, parts)
+    if result is not None:
+        yield result
+        return
+    half = len(parts) // 2
+    yield from forward(runner, parts[:half])
+    yield from forward(runner, parts[half:])
+
+
+def _tried(runner: Runner, parts: Items[Part]) -> Result | None:
+    """None where the parts are to be tried apart: not within `except`, where what failed still holds its tensors."""
     try:
         edits = [p.sequence.request.experts for p in parts]
         work = [(p.sequence.slot, p.ids) for p in parts]
@@ -70,15 +81,11 @@ def forward(runner: Runner, parts: Items[Part]) -> Iterator[Result]:
         logits = runner.logits(output.hidden_TD if all_rows else output.hidden_TD[rows]) if rows else None
     except Exception as e:
         restore(runner, [p.sequence for p in parts])
-        if len(parts) == 1:
-            _log.warning("request %d failed in a pass", parts[0].sequence.number, exc_info=e)
-            yield Result(parts, error=_of_user(e, len(parts[0].ids)))
-            return
-        half = len(parts) // 2
-        yield from forward(runner, parts[:half])
-        yield from forward(runner, parts[half:])
-    else:
-        yield Result(parts, output, logits)
+        if len(parts) > 1:
+            return None
+        _log.warning("request %d failed in a pass", parts[0].sequence.number, exc_info=e)
+        return Result(parts, error=_of_user(e, len(parts[0].ids)))
+    return Result(parts, output, logits)
 
 
 def _of_user(e: Exception, n_tokens: int) -> Exception:

@@ -3,7 +3,10 @@
 Shapes: T tokens of all sequences in a pass, B sequences, D model width, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,13 +25,27 @@ CARD_CHUNK = 8192  # most prompt tokens of a pass on a card, whose products are 
 _FIRST = 2048  # tokens that a growing cache has room for where graphs hold its addresses: each move makes them anew
 
 Edits = Sequence[ExpertEdits | None]  # of each sequence of a pass
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _on_its_device(run: "Callable[Concatenate[Runner, _P], _R]") -> "Callable[Concatenate[Runner, _P], _R]":
+    """Without gradients, and with the model's card as the current one, where Triton launches: a new thread's is 0."""
+
+    @functools.wraps(run)
+    def wrapped(runner: "Runner", /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        card = runner.device
+        with torch.inference_mode(), torch.cuda.device(card) if card.type == "cuda" else nullcontext():
+            return run(runner, *args, **kwargs)
+
+    return wrapped
 
 
 class Runner:
     """A model and the slots of the sequences it is reading. `chunk`: most prompt tokens of a pass that it likes."""
 
     def __init__(self, model: Transformer, n_pages: int | None = None, cache_dtype: torch.dtype | None = None):
-        self.model = model
+        self.model, self.device = model, model.device
         self._native = NativePass.of(model)
         self._graphs = DecodeGraphs.of(model)
         self._latest: tuple[Tensor, Tensor] | None = None  # hidden states and logits of a step by a graph
@@ -37,7 +54,7 @@ class Runner:
         if self._graphs is not None and n_pages is None:
             self.cache.reserve(1, _FIRST)
 
-    @torch.inference_mode()
+    @_on_its_device
     def feed(self, work: Sequence[tuple[int, Sequence[int]]], edits: Edits | None = None) -> Output:
         """One pass over the new tokens of each (slot, ids); the rows of the output follow in that order."""
         ids = [i for _, part in work for i in part]
@@ -49,7 +66,7 @@ class Runner:
         for start in range(0, len(ids), self.chunk):
             yield self.feed([(slot, ids[start : start + self.chunk])])
 
-    @torch.inference_mode()
+    @_on_its_device
     def step(self, ids: Sequence[int], edits: Edits | None = None) -> Output:
         """One pass over one new token of each of the slots 0..len(ids)-1."""
         self._latest = None
@@ -60,7 +77,7 @@ class Runner:
             return output
         return self._pass(ids, plan, rows)
 
-    @torch.inference_mode()
+    @_on_its_device
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Logits [T, V] of these rows, in the model's dtype; on a card they may live until the next step only."""
         if self._latest is not None and hidden_TD is self._latest[0]:
