@@ -82,6 +82,20 @@ def test_this_machine_has_some_memory() -> None:
     assert 0 < device.available_memory() <= device.total_memory()
 
 
+def test_memory_of_a_card_counts_what_torch_keeps_for_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a model has gone the driver still calls its memory used, and a second one was refused."""
+    free = [10]
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.append(90))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[-1], 100))
+    assert device.available_memory(torch.device("cuda")) == 90
+
+
+def test_float8_begins_with_ada(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capability, has_it in (((8, 0), False), ((8, 9), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        assert device.has_fp8(torch.device("cuda:0")) is has_it
+
+
 @pytest.mark.parametrize("name", ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:1", "CUDA", "cuda:²"])
 def test_an_unknown_device_is_refused(name: str) -> None:
     with pytest.raises(RequestError, match="expected auto, cpu, cuda"):

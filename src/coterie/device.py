@@ -27,6 +27,7 @@ __all__ = [
     "gpus",
     "has_bf16",
     "has_f16",
+    "has_fp8",
     "total_memory",
 ]
 
@@ -110,6 +111,13 @@ def has_f16(device: "torch.device | str" = "cpu", *, root: Path = _ROOT) -> bool
     return bool(_F16 & _cpu_flags(root))
 
 
+def has_fp8(device: "torch.device") -> bool:
+    """Whether kernels on a CUDA GPU read float8: from Ada and Hopper on."""
+    import torch
+
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 9)
+
+
 def cpu_features(*, root: Path = _ROOT) -> list[str]:
     """The instruction sets that matter to a language model, by the operating system's names."""
     flags = _cpu_flags(root)
@@ -150,10 +158,14 @@ def total_memory(device: "torch.device | str" = "cpu", *, root: Path = _ROOT) ->
 
 
 def available_memory(device: "torch.device | str" = "cpu", *, root: Path = _ROOT) -> int:
-    """Bytes that can be allocated now without swapping: the least of what the system and our control groups leave."""
+    """Bytes that can be allocated now without swapping: the least of what the system and our control groups leave.
+
+    Of a GPU it is what the driver has left, once torch has given back what it keeps for later.
+    """
     if _kind(device) == "cuda":
         import torch
 
+        torch.cuda.empty_cache()
         return int(torch.cuda.mem_get_info(device)[0])
     free = _meminfo(root).get("MemAvailable", _machine_memory(root))
     return max(0, min([free, *_address_space(root), *(limit - used for limit, used in _cgroups(root))]))

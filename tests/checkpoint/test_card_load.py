@@ -91,6 +91,19 @@ def test_fp8_is_for_a_card(packed: Path) -> None:
         load_model(packed, quantize="fp8", device="cpu")
 
 
+def test_a_card_without_float8(
+    make_model: Callable[..., Transformer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernels of fp8 cannot be compiled for an A100: the model was loaded, and then each request failed."""
+    monkeypatch.setattr(card_load, "has_fp8", lambda device: False)
+    plain = make_model()
+    save_huggingface(tmp_path / "m", plain.config, plain.tensors(), dtype="float32")
+    with pytest.raises(RequestError, match=r"fp8 needs a card of compute capability 8\.9 .* use int8"):
+        card_load.load_quantised_on_card(open_checkpoint(tmp_path / "m"), "fp8", "auto", CPU)
+    assert "fp8" in card_advice(MIXTRAL, 80 * 10**9, 94 * 10**9)
+    assert "fp8" not in card_advice(MIXTRAL, 80 * 10**9, 94 * 10**9, fp8=False)
+
+
 def test_mixtral_on_cards() -> None:
     gb = 10**9
     assert card_need(MIXTRAL, "int8") == pytest.approx(49.6 * gb, rel=0.01)
@@ -105,6 +118,7 @@ def test_mixtral_on_cards() -> None:
 
 def test_what_does_not_fit_is_said_with_what_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(card_memory, "available_memory", lambda device: 80 * 10**9)
+    monkeypatch.setattr(card_memory, "has_fp8", lambda device: True)
     with pytest.raises(
         ResourceError, match=r"as bfloat16.*cuda:0 has 80.0 GB free.*int8 \(.*contexts of 32,768 tokens"
     ):

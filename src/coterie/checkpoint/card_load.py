@@ -17,8 +17,8 @@ from coterie.checkpoint.packed import PackedCheckpoint
 from coterie.checkpoint.pieces import Files
 from coterie.checkpoint.quantise import Planned, plain_parts, plan_parts, quantised_parts, remarks
 from coterie.checkpoint.tied import require_tied_equal
-from coterie.device import choose_dtype, has_bf16
-from coterie.errors import ResourceError
+from coterie.device import choose_dtype, has_bf16, has_fp8
+from coterie.errors import RequestError, ResourceError
 from coterie.kernels.packed import FP8
 from coterie.model import Transformer
 from coterie.quant.card import card_bytes, layout_of, to_card
@@ -67,6 +67,8 @@ def load_quantised_on_card(
     Matrices that cannot be packed stay as the file has them, with a `UserWarning` that says why.
     """
     dtype, fp8 = _activations(dtype_name, device), type == "fp8"
+    if fp8 and not has_fp8(device):
+        raise RequestError(f"fp8 needs a card of compute capability 8.9 or later, which {device} has not; use int8")
     recipe = Recipe.of("int8" if fp8 else type)
     planned = plan_parts(checkpoint, recipe)
     if fp8:

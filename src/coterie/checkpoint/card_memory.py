@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from coterie.checkpoint.numbers import size_text
 from coterie.config import ModelConfig
-from coterie.device import available_memory
+from coterie.device import available_memory, has_fp8
 from coterie.errors import ResourceError
 from coterie.quant.recipe import TYPES, Recipe
 from coterie.sizes import cache_bytes, parameters
@@ -49,10 +49,12 @@ def card_need(config: ModelConfig, type: str) -> int:
     return total
 
 
-def what_fits(config: ModelConfig, there: int, below: int | None = None) -> list[tuple[str, int, int]]:
+def what_fits(
+    config: ModelConfig, there: int, below: int | None = None, *, fp8: bool = True
+) -> list[tuple[str, int, int]]:
     """(type, bytes of weights, tokens of cache left), most bits first, of those that leave room for a short text."""
     found = []
-    for type in ("fp8", *TYPES):
+    for type in ("fp8", *TYPES) if fp8 else TYPES:
         need = card_need(config, type)
         tokens = (there - CARD_RESERVE - need) // cache_bytes(config, 1)
         if tokens >= min(_SHORT, config.max_position_embeddings) and (below is None or need < below):
@@ -60,9 +62,9 @@ def what_fits(config: ModelConfig, there: int, below: int | None = None) -> list
     return found
 
 
-def card_advice(config: ModelConfig, there: int, need: int) -> str:
+def card_advice(config: ModelConfig, there: int, need: int, *, fp8: bool = True) -> str:
     """What to do where weights of `need` bytes do not fit; the end of a sentence."""
-    fitting = what_fits(config, there, need)
+    fitting = what_fits(config, there, need, fp8=fp8)
     if not fitting:
         return "no number of bits makes it fit: use a larger card, the CPU (device cpu), or a smaller model"
     named = [
@@ -84,5 +86,6 @@ def require_card_memory(path: Path, config: ModelConfig, need: int, name: str, d
     if need + CARD_RESERVE > there:
         raise ResourceError(
             f"{path} needs {size_text(need)} for its weights as {name}, and {size_text(CARD_RESERVE)} to work in, but "
-            f"{device} has {size_text(there)} free; {card_advice(config, there, need)}"
+            f"{device} has {size_text(there)} free; "
+            f"{card_advice(config, there, need, fp8=has_fp8(device))}"
         )
