@@ -2,12 +2,15 @@ import io
 import json
 import sys
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from coterie.api import load
+from coterie.checkpoint.huggingface import save_huggingface
 from coterie.cli.main import main
+from coterie.model import Transformer
 
 
 class FakeStdin(io.TextIOWrapper):
@@ -107,6 +110,23 @@ def test_json_is_one_document(capsys: pytest.CaptureFixture[str], tiny_folder: P
     assert len(document["routing"]["experts"]) == len(document["routing"]["weights"]) == 6
     assert len(document["others"]) == 1 and document["others"][0]["text"] == document["text"]
     assert document["prompt_tokens"][0] == {"id": 1, "piece": "<s>", "text": ""}
+
+
+def test_json_of_a_model_with_more_rows_than_its_tokenizer_has_tokens(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    make_model: Callable[..., Transformer],
+    sentencepiece_bytes: bytes,
+) -> None:
+    """All was written, and then the piece of such an id was an error."""
+    model = make_model(vocab_size=384)
+    save_huggingface(tmp_path / "padded", model.config, model.tensors(), dtype="float32")
+    (tmp_path / "padded" / "tokenizer.model").write_bytes(sentencepiece_bytes)
+    code, out, _ = run(
+        capsys, tmp_path / "padded", "a", "--json", "--max-tokens", "2", "--set", 'logit_bias={"380": 100}'
+    )
+    document = json.loads(out)
+    assert code == 0 and [(t["id"], t["piece"], t["text"]) for t in document["tokens"]] == [(380, "", "")] * 2
 
 
 @pytest.mark.parametrize("args", [("The king", "--routing"), ("--routing", "The king"), ("The king", "--routing", "1")])

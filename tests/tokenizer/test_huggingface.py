@@ -130,6 +130,17 @@ def test_refused(llama_json: dict[str, Any], change: dict[str, Any], sentence: s
         HuggingFaceTokenizer({**llama_json, **change})
 
 
+def test_ids_that_the_file_gives_in_vain_or_leaves_out() -> None:
+    """transformers goes by the ids that the package gives too; an id in a gap has no piece, and is no error."""
+    model = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "<unk>": 2}, "unk_token": "<unk>"}
+    mark = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"content": "<x>", "special": True}
+    tokenizer = HuggingFaceTokenizer({"version": "1.0", "added_tokens": [{"id": 10, **mark}], "model": model})
+    assert tokenizer.control_id("<x>") == 3 == tokenizer.vocab_size - 1 and tokenizer.piece(3) == "<x>"
+    model["vocab"] = {"a": 0, "b": 1, "<unk>": 7}
+    tokenizer = HuggingFaceTokenizer({"version": "1.0", "added_tokens": [], "model": model})
+    assert [tokenizer.piece(i) for i in range(8)] == ["a", "b", "", "", "", "", "", "<unk>"]
+
+
 def test_a_text_that_the_file_has_no_token_for_is_refused() -> None:
     """The package raises a bare Exception for an unknown token that is named and not there."""
     model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}

@@ -99,12 +99,14 @@ def test_of_two_models_the_one_that_fits(folder_with: Any, mistral_files: dict[s
 
 def test_added_tokens_beside_a_model(folder_with: Any, mistral_files: dict[str, Path]) -> None:
     decoder = {"2": {"content": "</s>"}, "32000": {"content": "<|im_end|>"}, "32001": {"content": "<|im_start|>"}}
+    decoder |= {"32002": {"content": "word"}, "32003": {"content": "<last>"}}  # a word is no mark, and is left out
     decoder |= {"9" * 5000: {"content": "<x>"}}  # more digits than Python reads
     config = {"added_tokens_decoder": decoder, "eos_token": "<|im_end|>", "legacy": False}
     tokenizer = load_tokenizer(
         folder_with({"tokenizer.model": mistral_files["v1"].read_bytes(), "tokenizer_config.json": config})
     )
-    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id) == (32002, 1, 32000)
+    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id) == (32004, 1, 32000)
+    assert [tokenizer.piece(i) for i in (32002, 32003)] == ["", "<last>"]
     assert tokenizer.control_id("<|im_start|>") == 32001 and tokenizer.piece(32001) == "<|im_start|>"
     assert tokenizer.decode([32001, *tokenizer.encode("Hi<|im_end|>"), 32000]) == "Hi<|im_end|>"
     assert [tokenizer.piece(i) for i in tokenizer.encode_after_mark("user\n")] == ["user", "<0x0A>"]  # type: ignore[attr-defined]

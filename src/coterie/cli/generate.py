@@ -197,7 +197,10 @@ def _tokens(lm: "LanguageModel", ids: Sequence[int], context_ids: Sequence[int] 
     from coterie.tokenizer import TextStream
 
     stream = TextStream(lm.tokenizer, context_ids)
-    tokens: list[dict[str, Any]] = [{"id": i, "piece": lm.tokenizer.piece(i), "text": stream.push([i])} for i in ids]
+    pieces = [lm.tokenizer.piece(i) if i < lm.tokenizer.vocab_size else "" for i in ids]  # a model may have more ids
+    tokens: list[dict[str, Any]] = [
+        {"id": i, "piece": piece, "text": stream.push([i])} for i, piece in zip(ids, pieces, strict=True)
+    ]
     if tokens:
         tokens[-1]["text"] += stream.finish()
     return tokens

@@ -47,8 +47,9 @@ class HuggingFaceTokenizer:
         self._model = _build(self._content, source)
         self._unspaced: Any = None  # the same without a space in front, once a chat form asks for it
         self._decode = _decoder(content, frozenset(a["content"] for a in added), source)
-        self._control_ids: dict[str, int] = {a["content"]: a["id"] for a in added if a["special"]}
-        self._pieces: dict[int, str] = {i: piece for piece, i in self._model.get_vocab(with_added_tokens=True).items()}
+        vocab: dict[str, int] = self._model.get_vocab(with_added_tokens=True)  # its ids count, an odd file's do not
+        self._control_ids = {a["content"]: vocab[a["content"]] for a in added if a["special"] and a["content"] in vocab}
+        self._pieces = {i: piece for piece, i in vocab.items()}
         self._texts = {i: None if piece in self._control_ids else piece for i, piece in self._pieces.items()}
         self.vocab_size: int = max(self._pieces, default=-1) + 1
         names = {"bos_token": "<s>", "eos_token": "</s>", **(special or {})}
@@ -82,9 +83,9 @@ class HuggingFaceTokenizer:
 
     def piece(self, token_id: int) -> str:
         """The piece of `token_id` as the file has it."""
-        if token_id not in self._pieces:
+        if not 0 <= token_id < self.vocab_size:
             raise TokenizerError(f"token id {token_id} is not in the vocabulary of {self.vocab_size} tokens")
-        return self._pieces[token_id]
+        return self._pieces.get(token_id, "")
 
     def token_bytes(self) -> list[bytes | None]:
         """For each id its bytes; None for a control token and for an id that the file leaves out."""

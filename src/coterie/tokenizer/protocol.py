@@ -40,7 +40,10 @@ class Tokenizer(Protocol):
         """The text of `ids`. Control tokens and ids beyond the vocabulary add nothing; broken UTF-8 reads U+FFFD."""
 
     def piece(self, token_id: int) -> str:
-        """The piece as the file has it: `▁une`, `<0x0A>`, `[INST]`. `TokenizerError` beyond the vocabulary."""
+        """The piece as the file has it: `▁une`, `<0x0A>`, `[INST]`; "" for an id that it leaves out.
+
+        `TokenizerError` beyond the vocabulary.
+        """
 
     def control_id(self, text: str) -> int | None:
         """The id of the control token spelled `text`, or None where there is no such control token."""

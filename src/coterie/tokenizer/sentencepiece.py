@@ -82,10 +82,10 @@ class SentencePieceTokenizer:
 
     def piece(self, token_id: int) -> str:
         """The piece of `token_id` as the model has it."""
-        if token_id in self._added_text:
-            return self._added_text[token_id]
-        if not 0 <= token_id < self.n_pieces:
+        if not 0 <= token_id < self.vocab_size:
             raise TokenizerError(f"token id {token_id} is not in the vocabulary of {self.vocab_size} tokens")
+        if token_id >= self.n_pieces:
+            return self._added_text.get(token_id, "")
         piece: str = self._model.id_to_piece(token_id)
         return piece
 
