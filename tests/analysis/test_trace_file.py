@@ -55,6 +55,18 @@ def test_a_changed_byte_is_found_wherever_it_is(path: Path, tmp_path: Path) -> N
     assert n_unseen < 64  # the zeros behind the last column of the only block
 
 
+def test_a_name_that_no_file_could_hold_is_refused(tmp_path: Path) -> None:
+    path = make_trace(
+        tmp_path / "a.trace", experts_TLK=np.zeros((1, 1, 1)), token_ids=np.zeros(1), weights_TLK=np.ones((1, 1, 1)),
+        n_experts=1, model="abcdef",
+    )  # fmt: skip
+    magic, n, _ = PREFIX.unpack_from(whole := path.read_bytes())
+    header = whole[PREFIX.size : PREFIX.size + n].replace(b"abcdef", rb"\ud800")
+    path.write_bytes(PREFIX.pack(magic, n, zlib.crc32(header)) + header + whole[PREFIX.size + n :])
+    with pytest.raises(DataError, match=r"a\.trace is damaged: a name in it has half of a surrogate pair"):
+        open_trace(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"\x89CTRACE\n", b"hello world, this is no trace at all" * 4, bytes(500)])
 def test_what_was_never_a_trace(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "x"

@@ -106,7 +106,7 @@ def test_another_seed_each_time(url: str, capsys: pytest.CaptureFixture[str]) ->
         (["--request-rate", "0"], "--request-rate is 0, expected"),
         (["--request-rate", "nan"], "--request-rate is nan, expected"),
         (["--metric-percentiles", "50,101"], "--metric-percentiles is '50,101'"),
-        (["--plot", "x.pdf"], "--plot is x.pdf, expected a file that ends in .svg or .png"),
+        (["--plot", "x.pdf"], "--plot x.pdf: expected a file name that ends with .svg or .png"),
         (["--base-url", "localhost"], "--base-url is 'localhost', expected for example"),
         (["--base-url", "http://127.0.0.1:1"], "cannot be measured: 127.0.0.1:1: "),
         (["--num-warmups", "0", "--extra-body", '{"top_k": 1}', "--num-prompts", "2"], "2 failed: status 400: no"),

@@ -128,6 +128,7 @@ def test_the_routing_of_an_evaluation_is_recorded(run: Run) -> None:
         (("demo", "piqa", "--set", "x=1"), "no setting 'x'"),
         (("demo", "piqa", "--set", "harness=eleuther"), "expected lm-eval"),
         (("demo", "piqa", "--plot", "p.pdf"), "ends with .svg or .png"),
+        (("demo", "piqa", "--plot", "nowhere/p.svg"), "there is no folder nowhere"),
         (("demo", "piqa", "--paper"), "leave out piqa"),
         (("demo", "piqa", "--repeat", "x"), "leave out all but -o and --data"),
         (("--repeat", "x", "--paper"), "do not go together"),

@@ -74,7 +74,7 @@ def test_mistakes_of_the_command(plant: Planted, tmp_path: Path, capsys: pytest.
     for arguments, said in (
         ((a,), "two traces"),
         ((a, tmp_path / "none.trace"), "none.trace"),
-        ((a, a, "--plot", tmp_path / "x.pdf"), ".svg or a .png"),
+        ((a, a, "--plot", tmp_path / "x.pdf"), "ends with .svg or .png"),
         ((a, a, "--plot", tmp_path / "none" / "x.svg"), "no folder"),
     ):
         assert run(*arguments) == 2

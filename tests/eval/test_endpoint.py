@@ -81,6 +81,12 @@ def test_text_in_parts(judges: ModuleType) -> None:
         assert endpoint(judge.url).ask(ASK) == "ab"
 
 
+def test_a_text_that_is_cut_off_in_a_pair_of_surrogates_can_be_kept(judges: ModuleType) -> None:
+    body = b'{"choices": [{"message": {"content": "[[7]] \\ud83d\\ude00 \\ud83d"}}]}'
+    with judges.fake_judge(lambda _, handler: judges.reply(handler, 200, body)) as judge:
+        assert endpoint(judge.url).ask(ASK) == "[[7]] \U0001f600 ?"
+
+
 def test_nobody_there() -> None:
     with pytest.raises(Unanswered, match=r"http://127.0.0.1:1/v1 cannot be asked: connection refused \(2 tries\)"):
         endpoint("http://127.0.0.1:1/v1", retries=1).ask(ASK)

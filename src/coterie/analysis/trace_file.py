@@ -4,6 +4,7 @@ Sizes are compared with the file's before anything is read. Spans: S of a block,
 and one domain. Shapes: S spans, N blocks.
 """
 
+import json
 import os
 import zlib
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def _read_header(fd: int, path: Path, size: int) -> tuple[Form, int]:
     raw = _read(fd, path, PREFIX.size, n)
     if zlib.crc32(raw) != checksum:
         raise _damaged(path, "the checksum of the header is another")
-    return parse_header(parse_object(raw, str(path), DataError), str(path)), PREFIX.size + n
+    return parse_header(_parsed(raw, path), str(path)), PREFIX.size + n
 
 
 def _read_tail(tail: bytes, raw_bytes: int, path: Path, form: Form) -> tuple[list[str], int, list[str] | None]:
@@ -145,7 +146,7 @@ def _read_tail(tail: bytes, raw_bytes: int, path: Path, form: Form) -> tuple[lis
         raise _damaged(path, "its list of domains cannot be unpacked") from None
     if len(raw) != raw_bytes:
         raise _damaged(path, "its list of domains has another length than it says")
-    document: dict[str, Any] = parse_object(raw, str(path), DataError)
+    document = _parsed(raw, path)
     domains: Any = document.get("domains")
     pieces: Any = document.get("pieces")
     n_documents = document.get("n_documents")
@@ -156,6 +157,16 @@ def _read_tail(tail: bytes, raw_bytes: int, path: Path, form: Form) -> tuple[lis
     if pieces is not None and (not _are_texts(pieces) or len(pieces) > form.vocab_size):
         raise _damaged(path, "its vocabulary does not fit the model's")
     return domains, n_documents, pieces
+
+
+def _parsed(raw: bytes, path: Path) -> dict[str, Any]:
+    """JSON whose names can be written again: an escape may spell half a surrogate pair."""
+    document = parse_object(raw, str(path), DataError)
+    try:
+        json.dumps(document if b"\\u" in raw else None, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise _damaged(path, "a name in it has half of a surrogate pair") from None
+    return document
 
 
 def _are_texts(value: Any) -> bool:

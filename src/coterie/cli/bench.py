@@ -22,6 +22,7 @@ import click
 
 from coterie.cli.bench_tune import command as tune
 from coterie.cli.output import note, print_json, printable, progress
+from coterie.cli.plot_output import check_plot
 from coterie.errors import RequestError
 
 if TYPE_CHECKING:
@@ -99,8 +100,7 @@ def serve(**options: Any) -> None:
 
     percentiles, goals = _percentiles(options["metric_percentiles"]), goals_of(options["goodput"])
     plot: Path | None = options["plot"]
-    if plot is not None and plot.suffix not in (".svg", ".png"):
-        raise RequestError(f"--plot is {plot}, expected a file that ends in .svg or .png")
+    check_plot(plot)
     plan = _plan(options)
     run, model = _measured(options["base_url"], plan)
     settings = {"date": time.strftime("%Y%m%d-%H%M%S"), "base_url": options["base_url"], **plan.settings(model)}
@@ -244,4 +244,4 @@ def _draw(run: "Run", path: Path) -> None:
     found = {METRICS[name][1]: values for name, values in samples(run.outcomes).items() if values}
     series = {name: [percentile(values, p) for p in x] for name, values in found.items()}
     plot = Plot("lines", "How long people waited", "per cent of the waits", "milliseconds at most", list(x), series)
-    path.write_bytes(png(plot) if path.suffix == ".png" else svg(plot, "bench").encode())
+    path.write_bytes(png(plot) if path.suffix.lower() == ".png" else svg(plot, "bench").encode())

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coterie.cli.output import note, print_json, print_table, printable, progress
+from coterie.cli.plot_output import check_plot
 from coterie.errors import RequestError, nearest
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ def print_battles(
     files: Sequence[Path], settings: Mapping[str, str], *, seed: int, as_json: bool, plot: Path | None
 ) -> None:
     """The table on stdout, or everything as JSON; what to doubt on stderr. Settings: anchor, rounds, orders."""
-    from coterie.cli.eval_run import check_plot
     from coterie.eval.ratings_section import ratings_section
 
     check_plot(plot)

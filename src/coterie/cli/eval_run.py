@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coterie.cli.output import note, print_json, progress
+from coterie.cli.plot_output import check_plot
 from coterie.cli.trace_output import check_trace_output
 from coterie.errors import RequestError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from coterie.api import LanguageModel
     from coterie.eval.run import Report
 
-__all__ = ["Asked", "bars", "check_plot", "measure", "run"]
+__all__ = ["Asked", "bars", "measure", "run"]
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,6 @@ def _recorder(lm: "LanguageModel", path: Path) -> Iterator[Any]:
     with Recorder(lm, path) as recorder:
         yield recorder
     note(f"{path} has the routing: coterie trace report {path}")
-
-
-def check_plot(path: Path | None) -> None:
-    """`RequestError` for a file that would be no picture by its name."""
-    if path is not None and path.suffix.lower() not in (".svg", ".png"):
-        raise RequestError(f"--plot {path}: expected a file name that ends with .svg or .png")
 
 
 def _draw(report: "Report", path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from coterie.cli.output import note, print_json, print_table, printable, progress
+from coterie.cli.plot_output import check_plot
 
 if TYPE_CHECKING:
     from coterie.analysis.section import Section
@@ -32,8 +33,7 @@ def command(traces: tuple[Path, ...], plot: Path | None, as_json: bool) -> None:
     from coterie.analysis.drift_sections import compare_traces
     from coterie.analysis.trace import open_trace
 
-    if plot is not None:
-        _check_plot(plot)
+    check_plot(plot)
     names = _names(traces)
     opened = [open_trace(path) for path in traces]
     with progress("comparing", unit="tokens") as report:
@@ -68,17 +68,6 @@ def _print(sections: "Sequence[Section]") -> None:
         print_table([section.columns, *rows])
 
 
-def _check_plot(plot: Path) -> None:
-    """Before the work: whether the pictures can be drawn and written."""
-    from coterie.errors import RequestError
-
-    if plot.suffix not in (".svg", ".png"):
-        raise RequestError(f"--plot {plot}: a picture is an .svg or a .png file")
-    if not plot.absolute().parent.is_dir():
-        raise RequestError(f"--plot {plot}: there is no folder {plot.parent}")
-    import matplotlib  # noqa: F401
-
-
 def _draw(sections: "Sequence[Section]", plot: Path) -> list[Path]:
     """The first picture in `plot`, the others beside it with a number."""
     from coterie.analysis.plots import png, svg
@@ -86,7 +75,7 @@ def _draw(sections: "Sequence[Section]", plot: Path) -> list[Path]:
     paths: list[Path] = []
     for picture in (picture for section in sections for picture in section.plots):
         path = plot.with_stem(f"{plot.stem}-{len(paths) + 1}") if paths else plot
-        if path.suffix == ".svg":
+        if path.suffix.lower() == ".svg":
             path.write_text(svg(picture, path.stem), encoding="utf-8")
         else:
             path.write_bytes(png(picture))

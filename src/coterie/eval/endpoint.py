@@ -123,7 +123,7 @@ def _text(body: bytes) -> str:
         raise TransportError(f"the answer is no chat completion: {_short(body)}") from None
     if not isinstance(content, str) or not content.strip():
         raise TransportError("the answer has no text")
-    return content
+    return content.encode(errors="replace").decode()  # an answer may be cut off within an escaped pair of surrogates
 
 
 def _error(response: Response) -> TransportError:
