@@ -1,13 +1,16 @@
 """Evaluations of a tiny model over rows made here: figures, resuming, and what is refused before anything is read."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from coterie.analysis.trace import open_trace
 from coterie.api import LanguageModel
+from coterie.engine.record import Recorder
 from coterie.errors import ContextError, DataError, RequestError
 from coterie.eval import run as module
 from coterie.eval.ask import Asker
@@ -170,6 +173,20 @@ def test_notes_say_which_options_changed_nothing_in_a_file_of_one_s_own(lm: Lang
     assert choices.notes[:2] == [nothing, "has too few rows for so many shots: at least one question has only 2"]
     assert answers.notes == ["takes no shots, so --shots changed nothing", nothing]
     assert evaluate(lm, [str(few)], shots=2).tasks[0].notes == []
+
+
+def test_a_file_whose_name_is_not_utf_8_is_a_task_and_repeated_by_its_name(lm: LanguageModel, tmp_path: Path) -> None:
+    names = [str(tmp_path / os.fsdecode(name)) for name in (b"n\xff.jsonl", b"n\xff.txt")]
+    write(Path(names[0]), ROWS[:2])
+    Path(names[1]).write_text("a text of its own")
+    with Recorder(lm, tmp_path / "a.trace") as recorder:
+        evaluate(lm, names, run_dir=tmp_path / "run", recorder=recorder)
+    document = read_run(tmp_path / "run")
+    assert list(document["tasks"]) == ["n?", "perplexity"] and document["arguments"]["tasks"] == names
+    assert evaluate(lm, names, run_dir=tmp_path / "run").tasks[0].n_resumed == 2
+    trace = open_trace(tmp_path / "a.trace")
+    assert trace.domains == ["n?"]
+    trace.close()
 
 
 def test_of_several_tasks_one_that_stops_leaves_the_others(lm: LanguageModel, data: Path) -> None:

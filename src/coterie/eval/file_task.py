@@ -41,7 +41,7 @@ def task_of_file(path: Path, context: Context) -> Task:
             "question, choices and answer; or question and answer; or text"
         )
     task = kind(context)
-    task.name = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    task.name = path.name.removesuffix(".gz").removesuffix(".jsonl").encode(errors="replace").decode()
     task.file = str(path)
     return task
 

@@ -32,7 +32,8 @@ class Journal:
     def add(self, row: Row) -> None:
         self.rows.append(row)
         if self._file is not None:
-            self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+            self._file.write(text.encode(errors="backslashreplace") + b"\n")  # a file's name need not be UTF-8
             self._file.flush()
 
     def __enter__(self) -> "Journal":

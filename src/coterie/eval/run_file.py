@@ -97,7 +97,8 @@ class RunFolder:
         document = self._document(reports) | {"left_out": list(left_out)}
         if self._folder is not None:
             with disk_errors(self._folder), new_file(self._folder / "run.json") as file:
-                file.write(json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False).encode() + b"\n")
+                text = json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
+                file.write(text.encode(errors="backslashreplace") + b"\n")  # a file's name need not be UTF-8
         return document
 
     def _begin(self) -> None:

@@ -31,9 +31,10 @@ def read_domains(files: Files, names: Sequence[str] = (), *, limit: int | None =
 
 
 def domain_of(row: Mapping[str, Any], path: Path) -> str:
-    """What a row calls its domain, or what its file is called."""
+    """What a row calls its domain, or what its file is called; "?" for what is not UTF-8 in it."""
     named = (row.get(key) for key in _KEYS)
-    return next((name for name in named if isinstance(name, str) and name), path.name.split(".")[0] or path.name)
+    name = next((name for name in named if isinstance(name, str) and name), path.name.split(".")[0] or path.name)
+    return name.encode(errors="replace").decode()
 
 
 def evenly(items: list[Any], n: int | None) -> list[Any]:
