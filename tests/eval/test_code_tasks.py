@@ -62,6 +62,7 @@ def test_time_is_a_setting() -> None:
     (item,) = task.items([TWICE], shots=0, seed=0)
     assert task.judge(item, [["while True: pass"]]) == {"pass@1": 0.0}
     assert task.sections([])[0].facts == {"timeout": 1}
+    assert task.protocol.endswith("in a sandbox, 0.5 seconds each") and Mbpp().protocol.endswith(", 3 seconds each")
 
 
 def test_mistakes_of_a_row_are_named() -> None:
@@ -71,6 +72,8 @@ def test_mistakes_of_a_row_are_named() -> None:
         HumanEval().check({"prompt": "p", "entry_point": "f"}, "f, line 2")
     with pytest.raises(DataError, match="line 2: test_list has 'assert', which is no Python"):
         Mbpp().check({**TWICE, "test_list": ["assert"]}, "f, line 2")
+    with pytest.raises(DataError, match="line 2: test_setup_code is 3, expected text"):
+        Mbpp().check({**TWICE, "test_setup_code": 3}, "f, line 2")
 
 
 @linux

@@ -46,6 +46,8 @@ def test_short_answers_are_compared_without_case_articles_punctuation(
     assert task.judge(item, [[answer]]) == {"exact_match": right}
     with pytest.raises(DataError, match="there is no field 'answer'"):
         task.check({"question": "q"}, "f")
+    with pytest.raises(DataError, match=r"f: context is \['a'\], expected text"):
+        task.check(row | {"context": ["a"]}, "f")
 
 
 def test_texts_are_sums_not_means(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ class _Program(Written):
         super().__init__(context)
         options = {} if context is None else context.settings
         self._limits = Limits(seconds=real(options, "seconds", 3.0, least=0.1, most=600.0))
+        self.protocol += f", {self._limits.seconds:g} seconds each"
         self._ends: dict[str, int] = {}
         self._n_items = self._n_judged = 0
 
@@ -97,7 +98,7 @@ class HumanEval(_Program):
     takes_shots = False
     stop = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
     max_tokens = 1024
-    protocol = "0 shots, the function's head and docstring as they are; unit tests in a sandbox, 3 seconds each"
+    protocol = "0 shots, the function's head and docstring as they are; unit tests in a sandbox"
 
     def check(self, row: Row, where: str) -> None:
         super().check(row, where)
@@ -123,11 +124,13 @@ class Mbpp(_Program):
     joint = ""
     stop = ("[DONE]",)
     max_tokens = 256
-    protocol = "form of Austin et al., the tests in the prompt; the same tests in a sandbox, 3 seconds each"
+    protocol = "form of Austin et al., the tests in the prompt; the same tests in a sandbox"
 
     def check(self, row: Row, where: str) -> None:
         super().check(row, where)
         text_of(row, "code", where)
+        if row.get("test_setup_code") is not None:
+            text_of(row, "test_setup_code", where, may_be_empty=True)
         for test in texts_of(row, "test_list", where):
             try:
                 ast.parse(test)

@@ -50,6 +50,11 @@ def _group(row: Row) -> str:
     return next((str(row[name]) for name in _GROUPS if isinstance(row.get(name), str)), "")
 
 
+def _check_context(row: Row, where: str) -> None:
+    if row.get("context") is not None:
+        text_of(row, "context", where, may_be_empty=True)
+
+
 def _context(row: Row) -> str:
     return f"{row['context']}\n" if row.get("context") else ""
 
@@ -64,8 +69,7 @@ class FileChoice(Choice):
 
     def check(self, row: Row, where: str) -> None:
         super().check(row, where)
-        if "context" in row:
-            text_of(row, "context", where, may_be_empty=True)
+        _check_context(row, where)
 
     def group(self, row: Row) -> str:
         return _group(row)
@@ -79,6 +83,7 @@ class FileQuestion(Task):
 
     def check(self, row: Row, where: str) -> None:
         text_of(row, "question", where)
+        _check_context(row, where)
         if "answers" in row:
             texts_of(row, "answers", where)
         else:
