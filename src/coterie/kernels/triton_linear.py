@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
+from coterie.kernels import tiles
 from coterie.kernels.packed import Packed
 from coterie.kernels.triton_dots import arguments, dots
 from coterie.kernels.triton_grouped_packed import add_span
@@ -72,8 +73,9 @@ def linear(x_TK: Tensor, packed: Packed) -> Tensor:
         )
     elif T:
         block, swap = (32, False) if T <= 16 and N < 1 << 14 else (64, True)
+        is_small = tiles.card_of(x_TK.device).shared < 160_000  # of 8 bits, 64 rows take 104,448 bytes in three stages
         _some_kernel[(triton.cdiv(N, block),)](
             x_TK, y_TN, T=T, K=K, N=N, BLOCK_T=max(16, triton.next_power_of_2(T)), BLOCK_N=block, SWAP=swap,
-            num_warps=4 if swap else 2, **packed_arguments(packed),
+            num_warps=4 if swap else 2, num_stages=2 if is_small else 3, **packed_arguments(packed),
         )  # fmt: skip
     return y_TN

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from coterie.kernels import triton_linear, triton_packed
+from coterie.kernels import tiles, triton_linear, triton_packed
 from coterie.kernels.packed import FP8, Layout, Packed
 from coterie.quant.formats import FORMATS, Format
 from coterie.quant.round_to_nearest import round_to_nearest
@@ -80,3 +80,19 @@ def test_a_product_of_any_number_of_rows(kind: str, T: int, device: torch.device
         assert y.shape == (T, N) and y.dtype == dtype
         if T:
             assert error(y, x.double() @ numbers[0].double().T) < most
+
+
+def test_a_card_of_little_shared_memory_gets_fewer_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three stages of 64 rows and weights of 8 bits are more than the 101,376 bytes that Ada's cards give a program."""
+
+    class Kernel:
+        def __getitem__(self, grid: object) -> object:
+            return lambda *_, **options: stages.append(options["num_stages"])
+
+    stages: list[int] = []
+    monkeypatch.setattr(triton_linear, "_some_kernel", Kernel())
+    stack = Packed.empty(Layout(8, 32, 32, "f16"), (1, 64, 256), "cpu")
+    for shared in (232_448, 101_376):
+        monkeypatch.setattr(tiles, "card_of", lambda device, n=shared: tiles.Card("a card", 100, n, False))
+        triton_linear.linear(torch.empty(64, 256), stack)
+    assert stages == [3, 2]
