@@ -79,15 +79,17 @@ def require_card() -> torch.device:
 
 
 def best(work: Work, kind: Kind, rows: float) -> Found:
-    """The fastest of the default and the candidates."""
+    """The fastest of the default and the candidates; `ResourceError` where none of them runs."""
     card = tiles.card_of(work.device)
     default = tiles.default(kind, work.shape, work.dtype, rows, card)
     todo = [default, *(t for t in tiles.candidates(kind, work.dtype, rows) if t != default)]
     run, n_bytes, n_operations = work.run_of(kind, rows)
-    expected, times, refused = run(default).sum(0, dtype=torch.float32), {}, []
+    expected: Tensor | None = None
+    times, refused = dict[Tile, float](), list[str]()
     for tile in todo:
         try:
             got = run(tile).sum(0, dtype=torch.float32)
+            expected = got if expected is None else expected
             error = float((got - expected).norm() / expected.norm())
             if error <= _TOLERANCE:
                 times[tile] = _seconds(functools.partial(run, tile))
@@ -95,6 +97,8 @@ def best(work: Work, kind: Kind, rows: float) -> Found:
                 refused.append(f"{tile}: differs by {error:.1e}")
         except Exception as e:  # Triton, ptxas and the driver each have types of their own for a tile too large
             refused.append(f"{tile}: {type(e).__name__}: {str(e).strip()[:120]}")
+    if not times:
+        raise ResourceError(f"none of the tiles for {kind} with {rows:g} rows an expert runs here: {refused[0]}")
     fastest = min(times, key=times.__getitem__)
     second = times[fastest]
     tried = tuple((tile, s * 1e3) for tile, s in times.items())
