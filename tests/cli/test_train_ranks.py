@@ -124,8 +124,8 @@ def test_two_ranks_write_one_model_and_one_result(folder: Path) -> None:
 
 
 def test_a_layout_that_does_not_fit_is_one_sentence(folder: Path) -> None:
-    code, _, err = finish(start(write_recipe(folder, 3, 3), folder / "run", "--ranks", "2"))
-    assert code == 2 and err.count("\n") == 1 and "expert = 3 does not fit 2 ranks" in err, err
+    code, _, err = finish(start(write_recipe(folder, 3, 4), folder / "run", "--ranks", "2"))
+    assert code == 2 and err.count("\n") == 1 and "expert = 4 does not fit 2 ranks" in err, err
 
 
 def test_ranks_get_the_same_words() -> None:

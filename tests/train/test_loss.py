@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -61,9 +62,9 @@ print(status("VmHWM") - before)
 
 
 def taken(dtype: str, *numbers: int) -> int:
-    """Bytes at the highest moment of a process of its own."""
-    command = [sys.executable, "-c", _PEAK, dtype, *map(str, numbers)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    """Bytes at the highest moment of a process of its own, of one thread: torch's products keep copies in each."""
+    command, env = [sys.executable, "-c", _PEAK, dtype, *map(str, numbers)], os.environ | {"OMP_NUM_THREADS": "1"}
+    return int(subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
