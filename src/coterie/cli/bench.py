@@ -22,7 +22,7 @@ import click
 
 from coterie.cli.bench_tune import command as tune
 from coterie.cli.output import note, print_json, printable, progress
-from coterie.cli.plot_output import check_plot
+from coterie.cli.plot_output import check_plot, write_plot
 from coterie.errors import RequestError
 
 if TYPE_CHECKING:
@@ -236,7 +236,6 @@ def _detail(run: "Run") -> dict[str, Any]:
 
 def _draw(run: "Run", path: Path) -> None:
     """The curve of each metric: what so many per cent of the waits were at most."""
-    from coterie.analysis.plots import png, svg
     from coterie.analysis.section import Plot
     from coterie.bench.figures import METRICS, percentile, samples
 
@@ -244,4 +243,4 @@ def _draw(run: "Run", path: Path) -> None:
     found = {METRICS[name][1]: values for name, values in samples(run.outcomes).items() if values}
     series = {name: [percentile(values, p) for p in x] for name, values in found.items()}
     plot = Plot("lines", "How long people waited", "per cent of the waits", "milliseconds at most", list(x), series)
-    path.write_bytes(png(plot) if path.suffix.lower() == ".png" else svg(plot, "bench").encode())
+    write_plot(plot, path)

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coterie.cli.output import note, print_json, print_table, printable, progress
-from coterie.cli.plot_output import check_plot
+from coterie.cli.plot_output import check_plot, write_plot
 from coterie.errors import RequestError, nearest
 
 if TYPE_CHECKING:
-    from coterie.analysis.section import Plot
     from coterie.eval.ratings import Ratings
 
 __all__ = ["print_battles"]
@@ -27,7 +26,8 @@ def print_battles(
     found = _rate(files, settings, seed)
     section = ratings_section(found)
     if plot is not None:
-        _draw(section.plots[0], plot)
+        write_plot(section.plots[0], plot)
+        note(f"{plot} has the plot")
     if as_json:
         print_json({"files": _described(files), **found.to_json()})
     else:
@@ -55,17 +55,6 @@ def _rate(files: Sequence[Path], settings: Mapping[str, str], seed: int) -> "Rat
     battles = read_battles(files)
     with progress("rating", unit="steps") as report:
         return rate(battles, rounds=rounds, orders=orders, seed=seed, anchor=anchor, progress=report)
-
-
-def _draw(plot: "Plot", path: Path) -> None:
-    """A .png, else SVG. Where matplotlib is missing, that is said."""
-    from coterie.analysis.plots import png, svg
-    from coterie.checkpoint.atomic import disk_errors, new_file
-
-    picture = png(plot) if path.suffix.lower() == ".png" else svg(plot, "ratings").encode()
-    with disk_errors(path), new_file(path) as file:
-        file.write(picture)
-    note(f"{path} has the plot")
 
 
 def _described(files: Sequence[Path]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coterie.cli.output import note, print_json, progress
-from coterie.cli.plot_output import check_plot
+from coterie.cli.plot_output import check_plot, write_plot
 from coterie.cli.trace_output import check_trace_output
 from coterie.errors import RequestError
 
@@ -122,14 +122,9 @@ def _recorder(lm: "LanguageModel", path: Path) -> Iterator[Any]:
 
 def _draw(report: "Report", path: Path) -> None:
     """The plots of the only task that has some (the second in FILE-2.svg, and so on), else the main scores as bars."""
-    from coterie.analysis.plots import png, svg
-    from coterie.checkpoint.atomic import disk_errors, new_file
-
     for number, plot in enumerate(_plots(report), 1):
         place = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
-        picture = png(plot) if path.suffix.lower() == ".png" else svg(plot, f"eval-{number}").encode()
-        with disk_errors(place), new_file(place) as file:
-            file.write(picture)
+        write_plot(plot, place)
         note(f"{place} has the plot: {plot.title}")
 
 

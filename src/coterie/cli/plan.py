@@ -72,12 +72,10 @@ def plan_recipe(path: Path, *, is_measured: bool) -> dict[str, Any]:
 
 def _config(path: Path, recipe: "Recipe", dtype: "torch.dtype") -> "ModelConfig":
     """Of the run: [model] and [router] on top of the model it starts from, or else of the size of its vocabulary."""
-    from coterie.config import ModelConfig
-    from coterie.errors import RecipeError
     from coterie.tokenizer.load import load_tokenizer
     from coterie.tokenizer.training import require_trainable_size
     from coterie.train.origin import check_vocabulary, open_origin, run_config
-    from coterie.train.recipe import expand_path
+    from coterie.train.recipe import expand_path, fresh_config
 
     wanted = recipe.data.tokenizer
     if (origin := open_origin(recipe)) is not None:
@@ -90,14 +88,7 @@ def _config(path: Path, recipe: "Recipe", dtype: "torch.dtype") -> "ModelConfig"
         require_trainable_size(pieces := wanted["vocab_size"])
     else:
         pieces = load_tokenizer(expand_path(wanted)).vocab_size
-    fields = {"vocab_size": pieces, "torch_dtype": str(dtype).removeprefix("torch.")}
-    config = ModelConfig.from_fields(fields | recipe.model | {"router": recipe.router}, where=f"{path}: [model]")
-    if config.vocab_size < pieces:
-        raise RecipeError(
-            f"{path}: [model] vocab_size is {config.vocab_size} and the tokenizer has {pieces} pieces; leave it out, "
-            "and it is taken from the tokenizer"
-        )
-    return config
+    return fresh_config(recipe, dtype, pieces, where=str(path))
 
 
 def _run_folder(recipe: "Recipe") -> Path | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from coterie.cli.output import note, print_json, print_table, printable, progress
-from coterie.cli.plot_output import check_plot
+from coterie.cli.plot_output import check_plot, write_plot
 
 if TYPE_CHECKING:
     from coterie.analysis.section import Section
@@ -70,14 +70,9 @@ def _print(sections: "Sequence[Section]") -> None:
 
 def _draw(sections: "Sequence[Section]", plot: Path) -> list[Path]:
     """The first picture in `plot`, the others beside it with a number."""
-    from coterie.analysis.plots import png, svg
-
     paths: list[Path] = []
     for picture in (picture for section in sections for picture in section.plots):
         path = plot.with_stem(f"{plot.stem}-{len(paths) + 1}") if paths else plot
-        if path.suffix.lower() == ".svg":
-            path.write_text(svg(picture, path.stem), encoding="utf-8")
-        else:
-            path.write_bytes(png(picture))
+        write_plot(picture, path)
         paths.append(path)
     return paths

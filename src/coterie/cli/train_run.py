@@ -195,25 +195,15 @@ def model_config(
     plan: "Recipe", origin: "Origin | None", tokenizer: "Tokenizer", tokenizer_dir: Path, dtype: "torch.dtype"
 ) -> "ModelConfig":
     """What [model] and [router] say, on top of the model that the run starts from or else of the tokenizer."""
-    from coterie.config import ModelConfig
-    from coterie.errors import RecipeError
     from coterie.train.origin import check_vocabulary, run_config
-    from coterie.train.recipe import require_router
+    from coterie.train.recipe import fresh_config
 
     if origin is not None:
         config = run_config(origin, plan, dtype, where="the recipe")
         check_vocabulary(config, tokenizer, origin.folder, tokenizer_dir)
         return config
-    fields = {"vocab_size": tokenizer.vocab_size, "bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
-    named = {"torch_dtype": str(dtype).removeprefix("torch.")}
-    config = ModelConfig.from_fields(fields | named | plan.model | {"router": plan.router}, where="[model]")
-    require_router(plan, config, where="the recipe")
-    if config.vocab_size < tokenizer.vocab_size:
-        raise RecipeError(
-            f"[model] vocab_size is {config.vocab_size} and {tokenizer_dir} has {tokenizer.vocab_size} pieces; "
-            "leave it out, and it is taken from the tokenizer"
-        )
-    return config
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    return fresh_config(plan, dtype, tokenizer.vocab_size, where="the recipe", **ids)
 
 
 def _warn_reuse(files: "list[TokenFile]", wanted: int) -> None:

@@ -18,10 +18,10 @@ from torch import Tensor
 from coterie.engine.choosing import at_hand, greedy_ids, next_event
 from coterie.engine.live import Live
 from coterie.engine.memory import Memory
-from coterie.engine.passes import Part, Result, forward, restore
+from coterie.engine.passes import Part, Result, forward, parts_of, restore
 from coterie.engine.request import Request
 from coterie.engine.runner import Runner
-from coterie.engine.scheduler import Waiting, shares
+from coterie.engine.scheduler import Waiting
 from coterie.engine.sequence import Event, Sequence
 from coterie.engine.speculative import Drafter, Governor, distinct_experts
 from coterie.engine.stats import EngineStats
@@ -169,8 +169,8 @@ class Engine:
             if self._governor is None or not self._governor.may_draft():
                 return self._decode()
             drafts = [s.draft() for s in self._live.sequences]
-            return self._mixed(self._parts(drafts)) if any(drafts) else self._decode()
-        return self._mixed(self._parts())
+            return self._mixed(parts_of(self._live, self._chunk, drafts)) if any(drafts) else self._decode()
+        return self._mixed(parts_of(self._live, self._chunk))
 
     def _decode(self) -> list[Event]:
         """One new token of each sequence: what `_mixed` does in fewer calls, where nothing is special."""
@@ -183,7 +183,7 @@ class Engine:
             restore(self.runner, live)
             output = None
         if output is None:  # not within `except`, where what failed still holds its tensors
-            return self._mixed(self._parts())
+            return self._mixed(parts_of(self._live, self._chunk))
         self.stats.add_pass(output.routings)
         events: list[Event] = []
         if waiting := [s for s in live if s.pending is not None]:
@@ -206,19 +206,6 @@ class Engine:
             else:
                 self._take(result, events)
         return events
-
-    def _parts(self, drafts: Items[list[int]] = ()) -> list[Part]:
-        """Each decoding sequence's due token, with its draft if there are drafts, and shares of the unread prompts."""
-        reading = self._live.reading
-        decoding = [s for s in self._live.sequences if s.is_prompt_read]
-        drafts = drafts or [[]] * len(decoding)
-        parts = [Part(s, [s.next_id, *d], len(d)) for s, d in zip(decoding, drafts, strict=True)]
-        if reading:
-            room = max(1, (self._chunk // 4 if parts else self._chunk) - len(parts))
-            for s, n in zip(reading, shares(reading, room), strict=True):
-                if n:
-                    parts.append(Part(s, s.request.prompt_ids[s.n_read : s.n_read + n]))
-        return parts
 
     def _take(self, result: Result, events: list[Event]) -> None:
         """Go on with each sequence by what the pass has brought."""

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from coterie.engine.live import Live
 from coterie.engine.runner import Runner
+from coterie.engine.scheduler import shares
 from coterie.engine.sequence import Sequence
 from coterie.engine.trace import stack_routings
 from coterie.errors import ResourceError
 from coterie.model import Output
 
-__all__ = ["Part", "Result", "forward", "restore"]
+__all__ = ["Part", "Result", "forward", "parts_of", "restore"]
 
 _log = logging.getLogger("coterie.engine")
 
@@ -57,6 +59,22 @@ class Result:
             self._routings = stack_routings(self.output.routings, len(self.output.hidden_TD))
         experts, weights = self._routings
         return experts[row : row + 1], weights[row : row + 1]
+
+
+def parts_of(live: Live, chunk: int, drafts: Items[list[int]] = ()) -> list[Part]:
+    """Each decoding sequence's due token, with its draft if there are drafts, and shares of the unread prompts.
+
+    At most `chunk` rows, a quarter of that where somebody waits for a token.
+    """
+    decoding = [s for s in live.sequences if s.is_prompt_read]
+    drafts = drafts or [[]] * len(decoding)
+    parts = [Part(s, [s.next_id, *d], len(d)) for s, d in zip(decoding, drafts, strict=True)]
+    if live.reading:
+        room = max(1, (chunk // 4 if parts else chunk) - len(parts))
+        for s, n in zip(live.reading, shares(live.reading, room), strict=True):
+            if n:
+                parts.append(Part(s, s.request.prompt_ids[s.n_read : s.n_read + n]))
+    return parts
 
 
 def forward(runner: Runner, parts: Items[Part]) -> Iterator[Result]:

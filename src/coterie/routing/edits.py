@@ -16,9 +16,9 @@ from coterie.config import ModelConfig
 from coterie.errors import RequestError
 from coterie.kernels import RouteEdits
 
-__all__ = ["ExpertEdits", "RowEdits", "row_edits"]
+__all__ = ["LARGEST_BIAS", "ExpertEdits", "RowEdits", "row_edits"]
 
-_LARGEST_BIAS = 1e4
+LARGEST_BIAS = 1e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class ExpertEdits:
                     f"experts 0 to {E - 1}"
                 )
         for _, _, value in self.bias:
-            if not (isinstance(value, int | float) and math.isfinite(value) and abs(value) <= _LARGEST_BIAS):
+            if not (isinstance(value, int | float) and math.isfinite(value) and abs(value) <= LARGEST_BIAS):
                 raise RequestError(f"experts.bias is {value!r}, expected a number from -10000 to 10000")
         self._check_enough_left(E, self.top_k or config.num_experts_per_tok)
 

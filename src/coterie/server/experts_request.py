@@ -3,15 +3,13 @@
 from typing import Any
 
 from coterie.errors import CoterieError
-from coterie.routing.edits import ExpertEdits
+from coterie.routing.edits import LARGEST_BIAS, ExpertEdits
 from coterie.server.failures import ApiError, refused, translated
 from coterie.server.models import Served
 from coterie.server.schema_fields import shown
 from coterie.server.schema_sampling import MOST_EDITS, ExpertsField
 
 __all__ = ["echo", "edits_of"]
-
-_LARGEST_BIAS = 1e4
 
 
 def edits_of(field: ExpertsField | None, served: Served) -> ExpertEdits | None:
@@ -63,7 +61,7 @@ def _entry(value: Any, place: str, n_layers: int, n_experts: int, size: int) -> 
             raise refused(
                 f"{place}.{k}", f"{place}.{k} is {shown(value[k])}, expected a whole number between 0 and {limit - 1}"
             )
-    if size == 3 and not (type(value[2]) in (int, float) and abs(value[2]) <= _LARGEST_BIAS):
-        limit_shown = f"a number between -{_LARGEST_BIAS:g} and {_LARGEST_BIAS:g}"
+    if size == 3 and not (type(value[2]) in (int, float) and abs(value[2]) <= LARGEST_BIAS):
+        limit_shown = f"a number between -{LARGEST_BIAS:g} and {LARGEST_BIAS:g}"
         raise refused(f"{place}.2", f"{place}.2 is {shown(value[2])}, expected {limit_shown}")
     return (value[0], value[1]) if size == 2 else (value[0], value[1], float(value[2]))

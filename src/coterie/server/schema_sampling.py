@@ -4,6 +4,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict
 
+from coterie.routing.edits import LARGEST_BIAS
 from coterie.server.failures import refused
 from coterie.server.schema import Body
 from coterie.server.schema_fields import flag, items, number, one_of, opaque, table, text, texts, whole
@@ -42,7 +43,7 @@ _BIAS = table(
     },
 )
 _OBJECT = opaque(dict, "an object", {"type": "object"})
-_VALUE = {"type": "number", "minimum": -1e4, "maximum": 1e4}
+_VALUE = {"type": "number", "minimum": -LARGEST_BIAS, "maximum": LARGEST_BIAS}
 
 
 def _edits(*more: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from coterie.config import ModelConfig
 from coterie.errors import ConfigError, DataError, RecipeError, nearest
 from coterie.router_config import RouterConfig
@@ -21,7 +23,7 @@ from coterie.train.recipe_values import Kind
 
 __all__ = [
     "Balance", "Data", "Init", "Parallel", "Recipe", "Run", "Train",
-    "expand_path", "read_recipe", "require_context", "require_router", "token_file_name",
+    "expand_path", "fresh_config", "read_recipe", "require_context", "require_router", "token_file_name",
 ]  # fmt: skip
 
 
@@ -172,6 +174,22 @@ def _model_config(recipe: Recipe, path: Path) -> ModelConfig:
     """[model] with its router, which must be one that can learn."""
     config = ModelConfig.from_fields(recipe.model | {"router": recipe.router}, where=f"{path}: [model]")
     require_router(recipe, config, where=str(path))
+    return config
+
+
+def fresh_config(recipe: Recipe, dtype: torch.dtype, pieces: int, *, where: str, **ids: int | None) -> ModelConfig:
+    """[model] and [router] of a run that starts from random numbers, with a vocabulary of so many pieces.
+
+    Raises `RecipeError` where [model] vocab_size leaves some out.
+    """
+    fields = {"vocab_size": pieces, "torch_dtype": str(dtype).removeprefix("torch."), **ids}
+    config = ModelConfig.from_fields(fields | recipe.model | {"router": recipe.router}, where=f"{where}: [model]")
+    require_router(recipe, config, where=where)
+    if config.vocab_size < pieces:
+        raise RecipeError(
+            f"{where}: [model] vocab_size is {config.vocab_size} and the tokenizer has {pieces} pieces; leave it out, "
+            "and it is taken from the tokenizer"
+        )
     return config
 
 
