@@ -44,6 +44,61 @@ inline void key_block(const AttentionCall& c, const void* store, const float* sc
   }
 }
 
+// Four rows from `first` on of a matrix of n; the last is repeated, so what is written there twice is the same.
+constexpr int TOGETHER_ROWS = 4;
+struct RowsTogether {
+  float* at[TOGETHER_ROWS];
+  RowsTogether(float* x, int64_t stride, int64_t first, int64_t n) {
+    for (int64_t i = 0; i < TOGETHER_ROWS; i++) at[i] = x + std::min(first + i, n - 1) * stride;
+  }
+};
+
+// scores [4][PAGE] of queries [4][P] and keys [P][PAGE]
+ALONE void scores_together(const RowsTogether& queries, const float* keys, int64_t P, const RowsTogether& scores) {
+  constexpr int R = TOGETHER_ROWS, N = W == 8 ? 2 : 4;  // sums and keys in the registers that there are
+  static_assert(PAGE % (N * W) == 0);
+  for (int64_t k = 0; k < PAGE; k += N * W) {
+    F sums[R][N];
+    unroll<R>([&](auto r) __attribute__((always_inline)) {
+      unroll<N>([&](auto j) __attribute__((always_inline)) { sums[r][j] = zero(); });
+    });
+    for (int64_t i = 0; i < P; i++) {
+      F key[N];
+      unroll<N>([&](auto j) __attribute__((always_inline)) { key[j] = load(keys + i * PAGE + k + j * W); });
+      unroll<R>([&](auto r) __attribute__((always_inline)) {
+        const F x = set1(queries.at[r][i]);
+        unroll<N>([&](auto j) __attribute__((always_inline)) { sums[r][j] = fma(x, key[j], sums[r][j]); });
+      });
+    }
+    unroll<R>([&](auto r) __attribute__((always_inline)) {
+      unroll<N>([&](auto j) __attribute__((always_inline)) { store(scores.at[r] + k + j * W, sums[r][j]); });
+    });
+  }
+}
+
+// out [4][P] += probabilities [4][keys] · values [keys][P], keys begin .. end - 1
+ALONE void add_values(const RowsTogether& probabilities, const float* values, int64_t begin, int64_t end, int64_t P,
+                      const RowsTogether& out) {
+  constexpr int R = TOGETHER_ROWS, N = 2;
+  for (int64_t i = 0; i < P; i += N * W) {
+    F sums[R][N];
+    unroll<R>([&](auto r) __attribute__((always_inline)) {
+      unroll<N>([&](auto j) __attribute__((always_inline)) { sums[r][j] = load(out.at[r] + i + j * W); });
+    });
+    for (int64_t k = begin; k < end; k++) {
+      F value[N];
+      unroll<N>([&](auto j) __attribute__((always_inline)) { value[j] = load(values + k * P + i + j * W); });
+      unroll<R>([&](auto r) __attribute__((always_inline)) {
+        const F p = set1(probabilities.at[r][k]);
+        unroll<N>([&](auto j) __attribute__((always_inline)) { sums[r][j] = fma(p, value[j], sums[r][j]); });
+      });
+    }
+    unroll<R>([&](auto r) __attribute__((always_inline)) {
+      unroll<N>([&](auto j) __attribute__((always_inline)) { store(out.at[r] + i + j * W, sums[r][j]); });
+    });
+  }
+}
+
 // The queries row .. row + n of a sequence, all heads that share key head g.
 inline void attend(Pool& pool, int thread, const AttentionCall& c, const Sequence& s, int64_t g, int64_t row,
                    int64_t n) {
@@ -85,27 +140,10 @@ inline void attend(Pool& pool, int thread, const AttentionCall& c, const Sequenc
         for (int64_t j = 0; j < 16; j++) sources[j] = (const uint32_t*)(rows + (k + j) * P + i);
         transpose(sources, (uint32_t*)(keys + i * PAGE + k), PAGE);
       }
-    // scores [q][64] = queries · keys, four queries at a time
-    for (int64_t q = 0; q < n_queries; q += 4) {
-      const int64_t m = std::min<int64_t>(4, n_queries - q);
-      const float* rows_q[4];
-      for (int64_t i = 0; i < 4; i++) rows_q[i] = queries + (q + std::min(i, m - 1)) * P;
-      for (int64_t k = 0; k < PAGE; k += 4 * W) {
-        constexpr int N = 4 * W <= PAGE ? 4 : (int)PAGE / W;
-        F sum[4][N];
-        for (auto& line : sum)
-          for (F& x : line) x = zero();
-        for (int64_t i = 0; i < c.P; i++) {
-          F key[N];
-          for (int j = 0; j < N; j++) key[j] = load(keys + i * PAGE + k + j * W);
-          for (int a = 0; a < 4; a++) {
-            const F x = set1(rows_q[a][i]);
-            for (int j = 0; j < N; j++) sum[a][j] = fma(x, key[j], sum[a][j]);
-          }
-        }
-        for (int64_t a = 0; a < m; a++)
-          for (int j = 0; j < N; j++) store(scores + (q + a) * PAGE + k + j * W, sum[a][j]);
-      }
+    // scores [q][64] = queries · keys
+    for (int64_t q = 0; q < n_queries; q += TOGETHER_ROWS) {
+      const RowsTogether to(scores, PAGE, q, n_queries);
+      scores_together(RowsTogether(queries, P, q, n_queries), keys, c.P, to);
     }
     key_block(c, c.pages.v, c.pages.v_scales, g, at, there, rows + (begin - block) * P);
     for (int64_t q = 0; q < n_queries; q++) {
@@ -132,22 +170,9 @@ inline void attend(Pool& pool, int thread, const AttentionCall& c, const Sequenc
         for (int64_t i = 0; i < P; i += W) store(out + q * P + i, mul(load(out + q * P + i), set1(factor[0])));
     }
     // out += probabilities · values
-    for (int64_t q = 0; q < n_queries; q += 4) {
-      const int64_t m = std::min<int64_t>(4, n_queries - q);
-      for (int64_t i = 0; i < P; i += 2 * W) {
-        F sum[4][2];
-        for (int64_t a = 0; a < 4; a++)
-          for (int j = 0; j < 2; j++) sum[a][j] = load(out + (q + std::min(a, m - 1)) * P + i + j * W);
-        for (int64_t k = begin - block; k < end - block; k++) {
-          const F value[2] = {load(rows + k * P + i), load(rows + k * P + i + W)};
-          for (int64_t a = 0; a < 4; a++) {
-            const F p = set1(scores[(q + std::min(a, m - 1)) * PAGE + k]);
-            for (int j = 0; j < 2; j++) sum[a][j] = fma(p, value[j], sum[a][j]);
-          }
-        }
-        for (int64_t a = 0; a < m; a++)
-          for (int j = 0; j < 2; j++) store(out + (q + a) * P + i + j * W, sum[a][j]);
-      }
+    for (int64_t q = 0; q < n_queries; q += TOGETHER_ROWS) {
+      const RowsTogether of(scores, PAGE, q, n_queries);
+      add_values(of, rows, begin - block, end - block, P, RowsTogether(out, P, q, n_queries));
     }
   }
   for (int64_t q = 0; q < n_queries; q++) {

@@ -37,12 +37,12 @@ void* at(uintptr_t p) { return (void*)p; }
 using Address = uintptr_t;
 using Int = int64_t;
 
-SparseCall sparse_call(Int D, Int F, Int E, Address tokens, Address counts, Address gate_up, Address down,
-                       Address x_rows, Address h, Address scratch) {
+SparseCall sparse_call(Int D, Int F, Int E, Address tokens, Address counts, Address x, Address gate_up, Address down,
+                       Address h, Address scratch) {
   SparseCall c{};
   c.D = D, c.F = F, c.E = E, c.tokens = (const Int*)tokens, c.counts = (const Int*)counts;
-  c.gate_up = (const uint16_t*)gate_up, c.down = (const uint16_t*)down;
-  c.x_rows = (uint16_t*)x_rows, c.h = (uint16_t*)h, c.scratch = (uint32_t*)scratch;
+  c.x = (const uint16_t*)x, c.gate_up = (const uint16_t*)gate_up, c.down = (const uint16_t*)down;
+  c.h = (uint16_t*)h, c.scratch = (uint32_t*)scratch;
   return c;
 }
 
@@ -68,6 +68,16 @@ void bind_training(nb::module_& m) {
     run(&K::swiglu_backward,
         {at(h), (Type)type, n, F, (const float*)weights, at(grad), at(grad_h), (float*)grad_weights});
   });
+  m.def("route_forward", [](Address x, int type, Int T, Int D, Address weight, Int E, Int slots, bool renormalise,
+                            Address ids, Address weights, Address logits) {
+    run(&K::route, {at(x), (Type)type, T, D, (const float*)weight, E, slots, slots, renormalise, {}, (int32_t*)ids,
+                    (float*)weights, (float*)logits});
+  });
+  m.def("route_backward", [](Address x, int type, Int T, Int D, Int E, Address weight, Address grad, Address grad_x,
+                             Address grad_weight) {
+    run(&K::route_backward, {at(x), (Type)type, T, D, E, (const float*)weight, (const float*)grad, at(grad_x),
+                             (float*)grad_weight});
+  });
   m.def("has_bf16_products", [] { return use_bf16_instructions && chosen_training().product; });
   m.def("strips", [](Address x, Int n, Int width, bool of_rows, Address out) {
     run(&K::strips, {(const uint16_t*)x, n, width, of_rows, (uint32_t*)out});
@@ -84,15 +94,15 @@ void bind_training(nb::module_& m) {
     return chosen_training().sparse_scratch(c, is_backward);
   });
   m.def("sparse_forward", [](Int D, Int F, Int E, Address tokens, Address counts, Address x, Address gate_up,
-                             Address down, Address x_rows, Address h, Address y, Address scratch) {
-    SparseCall c = sparse_call(D, F, E, tokens, counts, gate_up, down, x_rows, h, scratch);
-    c.x = (const uint16_t*)x, c.y = (uint16_t*)y;
+                             Address down, Address h, Address y, Address scratch) {
+    SparseCall c = sparse_call(D, F, E, tokens, counts, x, gate_up, down, h, scratch);
+    c.y = (uint16_t*)y;
     run(&K::sparse_forward, c);
   });
-  m.def("sparse_backward", [](Int D, Int F, Int E, Address tokens, Address counts, Address gate_up, Address down,
-                              Address x_rows, Address h, Address scratch, Address grad, Address weights, Address grad_x,
+  m.def("sparse_backward", [](Int D, Int F, Int E, Address tokens, Address counts, Address x, Address gate_up,
+                              Address down, Address h, Address scratch, Address grad, Address weights, Address grad_x,
                               Address dots, Address grad_gate_up, Address grad_down) {
-    SparseCall c = sparse_call(D, F, E, tokens, counts, gate_up, down, x_rows, h, scratch);
+    SparseCall c = sparse_call(D, F, E, tokens, counts, x, gate_up, down, h, scratch);
     c.grad = (const uint16_t*)grad, c.weights = (const float*)weights, c.dots = (float*)dots;
     c.grad_x = (uint16_t*)grad_x, c.grad_gate_up = (uint16_t*)grad_gate_up, c.grad_down = (uint16_t*)grad_down;
     run(&K::sparse_backward, c);

@@ -3,6 +3,7 @@
 #include "experts.h"
 #include "training_attention_backward.h"
 #include "training_experts.h"
+#include "training_route.h"
 
 #define JOINED_(x, y) x##y
 #define JOINED(x, y) JOINED_(x, y)
@@ -17,6 +18,7 @@ extern const TrainingKernels JOINED(training_, COTERIE_ISA) = {
     &COTERIE_ISA::swiglu_forward,   &COTERIE_ISA::swiglu_backward, &COTERIE_ISA::combine, &COTERIE_ISA::norm_forward,
     &COTERIE_ISA::norm_backward,    &COTERIE_ISA::causal_forward,  &COTERIE_ISA::causal_backward,
     &COTERIE_ISA::cross_entropy,    &COTERIE_ISA::adam,            &COTERIE_ISA::square_sum,
+    &COTERIE_ISA::route,            &COTERIE_ISA::route_backward,
 #if defined(COTERIE_AVX512)
     &COTERIE_ISA::strips,           &COTERIE_ISA::product,         &COTERIE_ISA::transposed_product,
     &COTERIE_ISA::sparse_forward,   &COTERIE_ISA::sparse_backward, &COTERIE_ISA::sparse_scratch,

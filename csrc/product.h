@@ -5,18 +5,9 @@
 // and with an offset  acc = fma(offset, row scale · sum of the row's bytes, acc),  unit after unit.
 #pragma once
 
-#include <utility>
-
 #include "tiles.h"
 
 namespace coterie::COTERIE_ISA {
-
-template <int N, class Body>
-INLINE void unroll(Body&& body) {
-  [&]<int... J>(std::integer_sequence<int, J...>) __attribute__((always_inline)) {
-    (body(std::integral_constant<int, J>{}), ...);
-  }(std::make_integer_sequence<int, N>{});
-}
 
 struct Planes {
   const uint8_t *p4, *p2, *p1;

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(COTERIE_AVX512) || defined(COTERIE_AVX2)
 #include <immintrin.h>
@@ -15,8 +16,23 @@
 #endif
 
 #define INLINE inline __attribute__((always_inline))
+// A loop with sums in all registers: within another function, or as a copy for constant arguments, GCC 12 takes other
+// values for these registers and keeps the sums in memory, at a third of the speed.
+#if defined(__clang__)
+#define ALONE inline __attribute__((noinline))
+#else
+#define ALONE inline __attribute__((noinline, noclone))
+#endif
 
 namespace coterie::COTERIE_ISA {
+
+// body(0) .. body(N - 1) with indices that the compiler knows, which keeps arrays of vectors in registers.
+template <int N, class Body>
+INLINE void unroll(Body&& body) {
+  [&]<int... J>(std::integer_sequence<int, J...>) __attribute__((always_inline)) {
+    (body(std::integral_constant<int, J>{}), ...);
+  }(std::make_integer_sequence<int, N>{});
+}
 
 #if defined(COTERIE_AVX512)
 

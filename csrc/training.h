@@ -27,14 +27,14 @@ struct SwigluBackwardCall {
   float* grad_weights;
 };
 // The sparse block in bf16, D and F even. Forward, from x [T, D] and the token of each of N pairs sorted by expert:
-// x_rows [N, D] = x of the pairs, h [N, 2F] = x_rows · gate_upᵀ, y [N, D] = (silu(gate) · up) · downᵀ, where gate_up is
-// [E, 2F, D] and down [E, D, F]. Backward, from those, the gradient grad [T, D] of Σ weight · y and the pairs' weights
+// h [N, 2F] = x · gate_upᵀ of its token, y [N, D] = (silu(gate) · up) · downᵀ, where gate_up is [E, 2F, D] and down
+// [E, D, F]. Backward, from those, the gradient grad [T, D] of Σ weight · y and the pairs' weights
 // [N]: grad_x [N, D], dots [N] (the weights' gradients), grad_gate_up, grad_down; those that are null are left out.
 struct SparseCall {
   int64_t D, F, E;
   const int64_t *tokens, *counts;  // [N]; [E], which add up to N
   const uint16_t *x, *gate_up, *down;
-  uint16_t *x_rows, *h, *y;
+  uint16_t *h, *y;
   uint32_t* scratch;  // `sparse_scratch` of them
   const uint16_t* grad;
   const float* weights;
@@ -138,6 +138,16 @@ struct SquareSumCall {
   double* out;
 };
 
+// From the gradient of logits [T, E] = x · weightᵀ those of x, in its type, and of the weight [E, D]
+struct RouteBackwardCall {
+  const void* x;
+  Type type;
+  int64_t T, D, E;
+  const float *weight, *grad;
+  void* grad_x;
+  float* grad_weight;
+};
+
 struct TrainingKernels {  // one table an instruction set
   void (*swiglu_forward)(Pool&, const SwigluForwardCall&);
   void (*swiglu_backward)(Pool&, const SwigluBackwardCall&);
@@ -149,6 +159,8 @@ struct TrainingKernels {  // one table an instruction set
   void (*cross_entropy)(Pool&, const CrossEntropyCall&);
   void (*adam)(Pool&, const AdamCall&);
   void (*square_sum)(Pool&, const SquareSumCall&);
+  void (*route)(Pool&, const RouteCall&);
+  void (*route_backward)(Pool&, const RouteBackwardCall&);
   // Only where the processor multiplies bf16 (`use_bf16_instructions`), else null.
   void (*strips)(Pool&, const StripsCall&);
   void (*product)(Pool&, const ProductCall&);

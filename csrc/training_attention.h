@@ -12,15 +12,23 @@ namespace coterie::COTERIE_ISA {
 
 constexpr float LOG2_E = 1.44269504f, LN_2 = 0.693147181f;
 
-// 2^x for x <= 0: the polynomial of least relative error for 2^r, |r| <= 1/2, times a power of two. A NaN stays one.
+// 2^x, for |x| <= 126 or where AVX-512 is for any: the polynomial of least relative error for 2^r times a power of two,
+// |r| <= 1/2, or 0 <= r < 1 with the same error. A NaN stays one.
 template <int DEGREE>
 INLINE F exp2(F x) {
+#if defined(COTERIE_AVX512)
+  constexpr float six[] = {1.0f,           0.693146984f,   0.240229836f,  0.055483342f,
+                           0.009678841f,   0.00124396878f, 2.17022555e-4f};
+  constexpr float four[] = {1.00000259f, 0.693003834f, 0.241442757f, 0.0520114606f, 0.0135341679f};
+  const F n = x, r = _mm512_reduce_ps(x, 1);  // above the next whole number below, which is what `n` counts as
+#else
   constexpr float six[] = {1.0f,           0.693147206f,   0.240226469f,  0.0555032878f,
                            0.00961848896f, 0.00133999312f, 1.53458116e-4f};
   constexpr float four[] = {0.999999261f, 0.693121815f, 0.240247448f, 0.0559178603f, 0.00957010143f};
-  const float* c = DEGREE == 6 ? six : four;
   x = max(set1(-126.0f), x);
   const F n = round(x), r = sub(x, n);
+#endif
+  const float* c = DEGREE == 6 ? six : four;
   F p = set1(c[DEGREE]);
   for (int i = DEGREE - 1; i >= 0; i--) p = fma(p, r, set1(c[i]));
   return times_power_of_two(p, n);

@@ -10,7 +10,7 @@ namespace coterie::COTERIE_ISA {
 #if defined(COTERIE_AVX512)
 
 INLINE F sigmoid_of_bf16(F x) {
-  return _mm512_rcp14_ps(add(set1(1.0f), exp2<Bf16Math::DEGREE>(min(set1(126.0f), mul(x, set1(-LOG2_E))))));
+  return _mm512_rcp14_ps(add(set1(1.0f), exp2<Bf16Math::DEGREE>(mul(x, set1(-LOG2_E)))));
 }
 // Of a vector all numbers, or those that are there: masks cost time.
 template <bool IS_WHOLE>
@@ -33,21 +33,55 @@ INLINE void each_vector(int64_t n, Body&& body) {
   if (i < n) body.template operator()<false>(i, lanes(n - i));
 }
 
-// out [F] = silu(gate) · up of h [2F]
-inline void gate_row(const uint16_t* h, int64_t n, uint16_t* out) {
-  each_vector(n, [&]<bool IS_WHOLE>(int64_t i, __mmask16 there) __attribute__((always_inline)) {
-    const F gate = read_bf16<IS_WHOLE>(h + i, there), up = read_bf16<IS_WHOLE>(h + n + i, there);
-    write_bf16<IS_WHOLE>(out + i, there, rounded_sums(mul(mul(gate, sigmoid_of_bf16(gate)), up)));
-  });
+// Where a strip of columns of h goes, which nobody reads before the backward pass: a whole line of the cache past it.
+INLINE void put_far(uint16_t* h, int64_t n, I numbers) {
+  if (n >= 2 * W && (uintptr_t)h % 64 == 0)
+    _mm512_stream_si512((__m512i*)h, numbers);
+  else
+    put_numbers(h, n, numbers);
 }
+INLINE F first_half(I numbers) {
+  return (F)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(numbers)), 16);
+}
+INLINE F second_half(I numbers) {
+  return (F)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(numbers, 1)), 16);
+}
+// What becomes of the sums of a strip of columns: of the gate h, kept [rows][2W] for those of up, which make h and
+// silu(gate) · up.
+struct GateColumns {
+  uint16_t *h, *kept;
+  int64_t stride;
+  GateColumns from(int64_t row, int64_t) const { return {h + row * stride, kept + row * 2 * W, stride}; }
+  INLINE void put(int64_t r, int64_t n, F left, F right) const {
+    const I gate = Bf16Math::rounded(left, right);
+    _mm512_storeu_si512(kept + r * 2 * W, gate);
+    put_far(h + r * stride, n, gate);
+  }
+};
+struct UpColumns {
+  uint16_t* h;
+  const uint16_t* gates;
+  int64_t stride;
+  uint16_t* out;  // in panels: a strip of columns lies in one of them
+  UpColumns from(int64_t row, int64_t) const {
+    return {h + row * stride, gates + row * 2 * W, stride, out + 2 * row * Panels::ROW};
+  }
+  INLINE void put(int64_t r, int64_t n, F left, F right) const {
+    const I gate = _mm512_loadu_si512(gates + r * 2 * W), up = Bf16Math::rounded(left, right);
+    const auto gated = [](F g, F u) __attribute__((always_inline)) { return mul(mul(g, sigmoid_of_bf16(g)), u); };
+    put_far(h + r * stride, n, up);
+    put_numbers(out + 2 * r * Panels::ROW, n,
+                Bf16Math::rounded(gated(first_half(gate), first_half(up)), gated(second_half(gate), second_half(up))));
+  }
+};
+static_assert(2 * Panels::PAIRS % Strips::COLUMNS == 0);
 
 // Two rows of pairs (token, expert), and what their gradient is made of.
 struct GateRows {
   const uint16_t* h[2];     // [2F]
   const uint16_t* grad[2];  // [F], of a = silu(gate) · up
   float weight[2];
-  uint16_t* grad_h[2];  // [2F]
-  float dot[2];         // <a, grad>
+  float dot[2];  // <a, grad>
 };
 struct GateGradient {
   F gate, up, weighted;  // of h; weight · a
@@ -62,27 +96,35 @@ INLINE GateGradient gate_backward(const GateRows& rows, int row, int64_t i, int6
 }
 
 // Both rows at once, since in strips they are pairs: weight · a into strips of columns `a_strip` units apart, and the
-// gradient of h as rows and as the pairs `grad_h` [2F]. F columns; a strip's columns beyond them become zeros.
-inline void gate_backward_rows(GateRows& rows, int64_t n, uint32_t* a, int64_t a_strip, uint32_t* grad_h) {
+// gradient of h as rows t and t + 1 of panels in two parts, gate and up, and as the pairs `pairs` [2F]. F columns; a
+// strip's columns beyond them become zeros.
+inline void gate_backward_rows(GateRows& rows, int64_t n, uint32_t* a, int64_t a_strip, const Panels& grad_h, int64_t t,
+                               uint32_t* pairs) {
   const I order = _mm512_or_si512(
       _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
       _mm512_slli_epi32(_mm512_setr_epi32(16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31), 16));
   F dots[2] = {zero(), zero()};
   const auto a_at = [&](int64_t i) { return a + i / Strips::COLUMNS * a_strip + i % Strips::COLUMNS; };
   each_vector(n, [&]<bool IS_WHOLE>(int64_t i, __mmask16 there) __attribute__((always_inline)) {
-    const auto put = [&](I both, int64_t at) __attribute__((always_inline)) {
-      write_bf16<IS_WHOLE>(rows.grad_h[0] + at, there, _mm512_castsi512_si256(both));
-      write_bf16<IS_WHOLE>(rows.grad_h[1] + at, there, _mm512_extracti64x4_epi64(both, 1));
-      const I pairs = _mm512_permutexvar_epi16(order, both);
+    const auto put = [&](I both, int part) __attribute__((always_inline)) {
+      uint16_t* at = grad_h.at(t, i, part);
+      write_bf16<IS_WHOLE>(at, there, _mm512_castsi512_si256(both));
+      write_bf16<IS_WHOLE>(at + 2 * Panels::ROW, there, _mm512_extracti64x4_epi64(both, 1));
+      const I ordered = _mm512_permutexvar_epi16(order, both);
       if constexpr (IS_WHOLE)
-        _mm512_storeu_si512(grad_h + at, pairs);
+        _mm512_storeu_si512(pairs + part * n + i, ordered);
       else
-        _mm512_mask_storeu_epi32(grad_h + at, there, pairs);
+        _mm512_mask_storeu_epi32(pairs + part * n + i, there, ordered);
     };
+    for (int row = 0; row < 2 && i % (2 * W) == 0; row++) {
+      __builtin_prefetch(rows.h[row] + 2 * 2 * n + i, 0, 2);  // of the next two rows
+      __builtin_prefetch(rows.h[row] + 2 * 2 * n + n + i, 0, 2);
+    }
+    __builtin_prefetch(a_at(i) + 2 * Strips::COLUMNS, 1, 2);  // where the pair after the next goes
     const GateGradient first = gate_backward<IS_WHOLE>(rows, 0, i, n, there, dots[0]),
                        second = gate_backward<IS_WHOLE>(rows, 1, i, n, there, dots[1]);
-    put(Bf16Math::rounded(first.gate, second.gate), i);
-    put(Bf16Math::rounded(first.up, second.up), n + i);
+    put(Bf16Math::rounded(first.gate, second.gate), 0);
+    put(Bf16Math::rounded(first.up, second.up), 1);
     _mm512_storeu_si512(a_at(i), _mm512_permutexvar_epi16(order, Bf16Math::rounded(first.weighted, second.weighted)));
   });
   for (int64_t i = round_up(n, W); i < round_up(n, Strips::COLUMNS); i += W) _mm512_storeu_si512(a_at(i), (I)zero());
@@ -94,6 +136,7 @@ inline void gate_backward_rows(GateRows& rows, int64_t n, uint32_t* a, int64_t a
 inline void pairs_to_strips(const uint32_t* pairs, int64_t n, int64_t width, uint32_t* out, int64_t stride) {
   constexpr __mmask16 OWN = (1u << Strips::ROWS) - 1;
   for (int64_t f = 0; f < width; f += Strips::ROWS, out += stride) {
+    for (int64_t i = n * Strips::ROWS; i < 2 * n * Strips::ROWS; i += W) __builtin_prefetch(out + i, 1, 2);  // the next n
     const __mmask16 there = lanes(std::min(Strips::ROWS, width - f));
     for (int64_t k = 0; k < n; k++) {
       const I units = _mm512_maskz_loadu_epi32(there, pairs + k * width + f);

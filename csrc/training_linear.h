@@ -22,7 +22,7 @@ inline void strips(Pool& pool, const StripsCall& c) {
     if (c.of_rows)
       rows_to_strips(c.x + begin * c.K, n, c.K, c.out + begin * (c.K / 2));
     else
-      columns_to_strips<Strips::COLUMNS>(c.x + begin * c.K, c.K, n, c.K, c.out, ceil_div(c.n, 2), begin / 2);
+      columns_to_strips<Strips::COLUMNS>(c.x + begin * c.K, n, c.K, c.out, ceil_div(c.n, 2), begin / 2);
   });
 }
 
@@ -43,28 +43,26 @@ struct Pieces {
   int64_t n_columns(int64_t i) const { return std::min(columns, N - column(i)); }
 };
 
-// Rows are copied first: theirs may lie in the same sets of the cache, and a tile is read whole.
 inline void product(Pool& pool, const ProductCall& c) {
   const Pieces pieces(c.T, c.N, 5);
-  const int64_t n_pairs = c.K / 2, stride = apart(std::min(n_pairs, 2 * STRETCH));
+  const int64_t n_pairs = c.K / 2, units = Panels::units(pieces.rows, std::min(n_pairs, 2 * STRETCH));
   each_piece(pool, pieces.n, [&](int64_t i, int thread) {
     const int64_t row = pieces.row(i), column = pieces.column(i), n = pieces.n_rows(i), n_columns = pieces.n_columns(i);
-    const auto* x = (const uint32_t*)c.x + row * n_pairs;
     const uint32_t* strips = c.strips + column * n_pairs;
-    uint16_t* out = c.out + row * c.N + column;
-    auto* copies = (uint32_t*)pool.scratch(thread, OF_ROWS, pieces.rows * stride * 4);
+    const Rounded out{c.out + row * c.N + column, c.N};
+    auto* panels = (uint32_t*)pool.scratch(thread, OF_ROWS, units * 4);
     auto* sums = (float*)pool.scratch(thread, OF_SUMS, pieces.rows * pieces.columns * 4);
     if (!is_one_stretch(n_pairs)) std::fill(sums, sums + n * n_columns, 0.0f);
     each_stretch(n_pairs, [&](int64_t begin, int64_t end) {
-      for (int64_t r = 0; r < n; r++)
-        std::memcpy(copies + r * stride, x + r * n_pairs + begin, (size_t)(end - begin) * 4);
+      const Panels x{panels, pieces.rows, end - begin};
+      for (int64_t r = 0; r < n; r++) x.copy(r, c.x + (row + r) * c.K + 2 * begin);
       const uint32_t* b = strips + begin * Strips::COLUMNS;
       if (is_one_stretch(n_pairs))
-        bf16_product<false>(copies, stride, b, n_pairs, end - begin, n, n_columns, out, c.N);
+        bf16_product(x, b, n_pairs, end - begin, n, n_columns, out);
       else
-        bf16_product<false>(copies, stride, b, n_pairs, end - begin, n, n_columns, sums, n_columns);
+        bf16_product(x, b, n_pairs, end - begin, n, n_columns, Added{sums, n_columns});
     });
-    if (!is_one_stretch(n_pairs)) round_sums(sums, n, n_columns, out, c.N);
+    if (!is_one_stretch(n_pairs)) round_sums(sums, n, n_columns, out.out, c.N);
   });
 }
 
@@ -75,8 +73,8 @@ inline void transposed_product(Pool& pool, const TransposedProductCall& c) {
   auto* right = (uint32_t*)pool.scratch(0, OF_RIGHT, Strips::columns(c.N, n_pairs) * 4);
   each_piece(pool, ceil_div(n_pairs, PAIRS), [&](int64_t i, int) {
     const int64_t begin = 2 * PAIRS * i, n = std::min(2 * PAIRS, c.n - begin);
-    columns_to_strips<Strips::ROWS>(c.a + begin * c.M, c.M, n, c.M, left, n_pairs, PAIRS * i);
-    columns_to_strips<Strips::COLUMNS>(c.b + begin * c.N, c.N, n, c.N, right, n_pairs, PAIRS * i);
+    columns_to_strips<Strips::ROWS>(c.a + begin * c.M, n, c.M, left, n_pairs, PAIRS * i);
+    columns_to_strips<Strips::COLUMNS>(c.b + begin * c.N, n, c.N, right, n_pairs, PAIRS * i);
   });
   const Pieces pieces(c.M, c.N, 10);
   each_piece(pool, pieces.n, [&](int64_t i, int thread) {
@@ -86,12 +84,12 @@ inline void transposed_product(Pool& pool, const TransposedProductCall& c) {
                             : c.sums + row * c.N + column;
     if (is_rounded && !is_direct) std::fill(sums, sums + n * n_columns, 0.0f);
     each_stretch(n_pairs, [&](int64_t begin, int64_t end) {
-      const uint32_t *a = left + row * n_pairs + begin * Strips::ROWS,
-                     *b = right + column * n_pairs + begin * Strips::COLUMNS;
+      const LeftStrips a{left + row * n_pairs + begin * Strips::ROWS, n_pairs};
+      const uint32_t* b = right + column * n_pairs + begin * Strips::COLUMNS;
       if (is_direct)
-        bf16_product<true>(a, n_pairs, b, n_pairs, end - begin, n, n_columns, c.out + row * c.N + column, c.N);
+        bf16_product(a, b, n_pairs, end - begin, n, n_columns, Rounded{c.out + row * c.N + column, c.N});
       else
-        bf16_product<true>(a, n_pairs, b, n_pairs, end - begin, n, n_columns, sums, is_rounded ? n_columns : c.N);
+        bf16_product(a, b, n_pairs, end - begin, n, n_columns, Added{sums, is_rounded ? n_columns : c.N});
     });
     if (is_rounded && !is_direct) round_sums(sums, n, n_columns, c.out + row * c.N + column, c.N);
   });

@@ -62,8 +62,8 @@ struct Bf16Math {
 // c [TILE_ROWS][TILE_COLUMNS] = (or +=) a · b over n units; unit k of row r of a is at r · A_ROW + k · A_K, that of b
 // at k · b_stride.
 template <class M, int64_t A_ROW, int64_t A_K, bool ADDS>
-inline void tile_product(const typename M::Unit* a, const typename M::Unit* b, int64_t b_stride, int64_t n, float* c,
-                         int64_t c_stride) {
+ALONE void tile_product(const typename M::Unit* a, const typename M::Unit* b, int64_t b_stride, int64_t n, float* c,
+                        int64_t c_stride) {
   constexpr int R = TILE_ROWS, N = TILE_COLUMNS / W;
   F sums[R][N];
   // indices that the compiler knows keep the sums in registers

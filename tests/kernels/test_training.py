@@ -147,3 +147,33 @@ def test_what_is_left_to_torch() -> None:
         assert not training.is_usable(torch.ones(1))
     with cpu.use("reference"):
         assert training.operations(torch.ones(1)) is training_reference
+
+
+@pytest.mark.parametrize(
+    ("T", "D", "E", "K"), [(0, 8, 2, 1), (1, 16, 3, 2), (7, 37, 5, 5), (300, 64, 8, 2), (9, 5, 64, 0)]
+)
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_router(
+    T: int, D: int, E: int, K: int, renormalise: bool, native: str, dtype: torch.dtype, random: Callable[..., Tensor]
+) -> None:
+    x, weight, grad = random(T, D, dtype=dtype), random(E, D) / D**0.5, random(T, E)
+    found = []
+    for operations, d in ((training, torch.float32), (training_reference, torch.float64)):
+        wide = x if operations is training else x.double()
+        routed = operations.route(wide, weight.to(d), K, renormalise)
+        found.append((*routed, *operations.route_backward(wide, weight.to(d), grad.to(d))))
+    assert torch.equal(found[0][0], found[1][0])
+    for got, exact, type_ in zip(found[0][1:], found[1][1:], (*[torch.float32] * 2, dtype, torch.float32), strict=True):
+        assert_near(got, exact, type_)
+
+
+def test_the_gradient_of_the_router_does_not_depend_on_the_threads(native: str, random: Callable[..., Tensor]) -> None:
+    x, weight, grad = random(5000, 24), random(8, 24), random(5000, 8)
+    found, before = [], torch.get_num_threads()
+    try:
+        for n in (1, 3):
+            torch.set_num_threads(n)
+            found.append(training.route_backward(x, weight, grad))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

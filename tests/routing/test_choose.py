@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from coterie.routing.choose import best, router_logits, softmax_at, within_capacity
+from coterie.kernels import router_logits
+from coterie.routing.choose import best, softmax_at, within_capacity
 
 
 def test_room_by_position() -> None:

@@ -16,6 +16,7 @@ from coterie.kernels import (
     linear_training,
     norm_training,
     reference,
+    router_training,
     sparse_training,
     training,
     training_products,
@@ -42,6 +43,7 @@ __all__ = [
     "rotary_tables",
     "rotate",
     "route",
+    "router_logits",
     "self_attention",
     "sparse_ffn",
     "sparse_ffn_training",
@@ -116,7 +118,16 @@ def route(
         return gpu.route(x_TD, weight_ED, top_k, renormalise)
     if gpu_training.can_route(x_TD, weight_ED):
         return gpu_training.route(x_TD, weight_ED, top_k, renormalise)
+    if router_training.can_route(x_TD, weight_ED):
+        return router_training.route(x_TD, weight_ED, top_k, renormalise)
     return reference.route(x_TD, weight_ED, top_k, renormalise)
+
+
+def router_logits(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
+    """x · weight^T in the weight's type, which is float32 whatever x is (float64 in a float64 model): [T, E]."""
+    if not cpu.is_usable(x_TD) and router_training.can_route(x_TD, weight_ED):
+        return router_training.logits(x_TD, weight_ED)
+    return linear(x_TD.to(weight_ED.dtype), weight_ED)
 
 
 def sparse_ffn(

@@ -132,19 +132,20 @@ class _NativeFFN(torch.autograd.Function):
     ) -> Tensor:
         pairs = training.sort_pairs(ids_TK, len(down_EDF))
         counts_E, gate_up, down = torch.tensor(pairs.counts), gate_up_E2FD.contiguous(), down_EDF.contiguous()
-        x_ND, h_N2F, y_ND = training_products.sparse_ffn(x_TD.contiguous(), pairs.token_N, counts_E, gate_up, down)
+        x_TD = x_TD.contiguous()
+        h_N2F, y_ND = training_products.sparse_ffn(x_TD, pairs.token_N, counts_E, gate_up, down)
         ctx.save_for_backward(
-            x_ND, h_N2F, weights_TK, pairs.pair_N, pairs.token_N, pairs.place_TK, counts_E, gate_up, down
+            x_TD, h_N2F, weights_TK, pairs.pair_N, pairs.token_N, pairs.place_TK, counts_E, gate_up, down
         )
         return training.combine(y_ND, pairs.place_TK, weights_TK)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_ND, h_N2F, weights_TK, pair_N, token_N, place_TK, counts_E, gate_up, down = ctx.saved_tensors
+        x_TD, h_N2F, weights_TK, pair_N, token_N, place_TK, counts_E, gate_up, down = ctx.saved_tensors
         needs_x, _, _, needs_gate_up, needs_down = ctx.needs_input_grad
         weights_N = weights_TK.reshape(-1).index_select(0, pair_N)
         grad_x_ND, dots_N, grad_gate_up, grad_down = training_products.sparse_ffn_backward(
-            grads[0].contiguous(), token_N, counts_E, weights_N, x_ND, h_N2F, gate_up, down,
+            grads[0].contiguous(), token_N, counts_E, weights_N, x_TD, h_N2F, gate_up, down,
             (needs_x, needs_gate_up, needs_down),
         )  # fmt: skip
         grad_weights = torch.zeros_like(weights_TK).view(-1).index_copy_(0, pair_N, dots_N).view(weights_TK.shape)

@@ -34,6 +34,8 @@ __all__ = [
     "operations",
     "rms_norm",
     "rms_norm_backward",
+    "route",
+    "route_backward",
     "sort_pairs",
     "square_sum",
     "swiglu",
@@ -145,6 +147,32 @@ def rms_norm_backward(x_TD: Tensor, weight_D: Tensor, inverse_T: Tensor, grad_TD
         grad_x_TD.data_ptr(), grad_D.data_ptr(),
     )  # fmt: skip
     return grad_x_TD, grad_D.to(weight_D.dtype)
+
+
+def route(x_TD: Tensor, weight_ED: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """See `reference.route`; a `top_k` of 0 gives the logits alone."""
+    (T, D), E = x_TD.shape, len(weight_ED)
+    assert x_TD.is_contiguous() and weight_ED.is_contiguous() and weight_ED.dtype == torch.float32
+    assert weight_ED.shape == (E, D) and 0 <= top_k <= E
+    ids_TK, weights_TK, logits_TE = torch.empty(T, top_k, dtype=torch.int32), torch.empty(T, top_k), torch.empty(T, E)
+    module().route_forward(
+        x_TD.data_ptr(), _TYPES[x_TD.dtype], T, D, weight_ED.data_ptr(), E, top_k, renormalise or not top_k,
+        ids_TK.data_ptr(), weights_TK.data_ptr(), logits_TE.data_ptr(),
+    )  # fmt: skip
+    return ids_TK, weights_TK, logits_TE
+
+
+def route_backward(x_TD: Tensor, weight_ED: Tensor, grad_TE: Tensor) -> tuple[Tensor, Tensor]:
+    """From the gradient of the logits those of x and of the weight."""
+    (T, D), E, grad_TE = x_TD.shape, len(weight_ED), grad_TE.contiguous()
+    assert grad_TE.shape == (T, E) and grad_TE.dtype == torch.float32
+    assert x_TD.is_contiguous() and weight_ED.is_contiguous() and weight_ED.dtype == torch.float32
+    grad_x_TD, grad_ED = torch.empty_like(x_TD), torch.empty_like(weight_ED)
+    module().route_backward(
+        x_TD.data_ptr(), _TYPES[x_TD.dtype], T, D, E, weight_ED.data_ptr(), grad_TE.data_ptr(), grad_x_TD.data_ptr(),
+        grad_ED.data_ptr(),
+    )  # fmt: skip
+    return grad_x_TD, grad_ED
 
 
 def has_causal_attention(qkv: Tensor, n_kv_heads: int) -> bool:

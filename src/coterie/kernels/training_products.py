@@ -93,35 +93,35 @@ def _transposed_product(a_nM: Tensor, b_nN: Tensor, out: int, sums: int) -> None
 
 def sparse_ffn(
     x_TD: Tensor, token_N: Tensor, counts_E: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows of the pairs [N, D], gate and up of each [N, 2F], and what the experts make of them [N, D]."""
+) -> tuple[Tensor, Tensor]:
+    """Gate and up of each pair [N, 2F], and what the experts make of them [N, D]."""
     (E, D, F), N = down_EDF.shape, len(token_N)
     assert gate_up_E2FD.shape == (E, 2 * F, D) and x_TD.shape[1] == D and token_N.dtype == counts_E.dtype == torch.int64
     assert all(t.is_contiguous() for t in (x_TD, gate_up_E2FD, down_EDF, token_N, counts_E))
-    x_ND, y_ND, h_N2F = x_TD.new_empty(N, D), x_TD.new_empty(N, D), x_TD.new_empty(N, 2 * F)
+    y_ND, h_N2F = x_TD.new_empty(N, D), x_TD.new_empty(N, 2 * F)
     module, scratch = training.module(), _sparse_scratch(counts_E, down_EDF, is_backward=False)
     module.sparse_forward(
         D, F, E, token_N.data_ptr(), counts_E.data_ptr(), x_TD.data_ptr(), gate_up_E2FD.data_ptr(),
-        down_EDF.data_ptr(), x_ND.data_ptr(), h_N2F.data_ptr(), y_ND.data_ptr(), scratch.data_ptr(),
+        down_EDF.data_ptr(), h_N2F.data_ptr(), y_ND.data_ptr(), scratch.data_ptr(),
     )  # fmt: skip
-    return x_ND, h_N2F, y_ND
+    return h_N2F, y_ND
 
 
 def sparse_ffn_backward(
-    grad_TD: Tensor, token_N: Tensor, counts_E: Tensor, weights_N: Tensor, x_ND: Tensor, h_N2F: Tensor,
+    grad_TD: Tensor, token_N: Tensor, counts_E: Tensor, weights_N: Tensor, x_TD: Tensor, h_N2F: Tensor,
     gate_up_E2FD: Tensor, down_EDF: Tensor, needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-    """The gradients of x_ND, the weights, gate_up and down, where `needs` asks for x, gate_up and down."""
+    """The gradients of x of each pair [N, D], the weights, gate_up and down, where `needs` asks for x and the last."""
     (E, D, F), N = down_EDF.shape, len(token_N)
     assert grad_TD.is_contiguous() and grad_TD.dtype == torch.bfloat16 and grad_TD.shape[1] == D
     assert weights_N.dtype == torch.float32 and weights_N.is_contiguous() and weights_N.shape == (N,)
-    makers = (x_ND, gate_up_E2FD, down_EDF)
-    grads = [torch.empty_like(t) if is_needed else None for t, is_needed in zip(makers, needs, strict=True)]
+    shapes = ((N, D), gate_up_E2FD.shape, down_EDF.shape)
+    grads = [x_TD.new_empty(shape) if is_needed else None for shape, is_needed in zip(shapes, needs, strict=True)]
     at_x, at_gate_up, at_down = (0 if t is None else t.data_ptr() for t in grads)
     dots_N, module, scratch = torch.empty(N), training.module(), _sparse_scratch(counts_E, down_EDF, is_backward=True)
     module.sparse_backward(
-        D, F, E, token_N.data_ptr(), counts_E.data_ptr(), gate_up_E2FD.data_ptr(), down_EDF.data_ptr(),
-        x_ND.data_ptr(), h_N2F.data_ptr(), scratch.data_ptr(), grad_TD.data_ptr(), weights_N.data_ptr(), at_x,
+        D, F, E, token_N.data_ptr(), counts_E.data_ptr(), x_TD.data_ptr(), gate_up_E2FD.data_ptr(),
+        down_EDF.data_ptr(), h_N2F.data_ptr(), scratch.data_ptr(), grad_TD.data_ptr(), weights_N.data_ptr(), at_x,
         dots_N.data_ptr(), at_gate_up, at_down,
     )  # fmt: skip
     return grads[0], dots_N, grads[1], grads[2]

@@ -1,4 +1,4 @@
-"""The steps that routers share: logits, the best of them, the weight of each slot, and who stays where room is short.
+"""The steps that routers share: the best of their logits, the weight of each slot, and who stays where room is short.
 
 Shapes: T tokens, D model width, E experts, K slots a token, N = T·K (token, slot) pairs.
 """
@@ -8,14 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from coterie.kernels import linear
-
-__all__ = ["best", "router_logits", "softmax_at", "uniform_like", "within_capacity"]
-
-
-def router_logits(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
-    """x · weight^T in the weight's type, which is float32 whatever x is (float64 in a float64 model): [T, E]."""
-    return linear(x_TD.to(weight_ED.dtype), weight_ED)
+__all__ = ["best", "softmax_at", "uniform_like", "within_capacity"]
 
 
 def best(scores_TE: Tensor, n: int) -> Tensor:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from coterie.kernels import router_logits
 from coterie.router_config import RouterConfig
 from coterie.routing.assignment import Rows
 from coterie.routing.balance import load_loss
-from coterie.routing.choose import best, router_logits, softmax_at
+from coterie.routing.choose import best, softmax_at
 from coterie.routing.router import Choice, Router, replayed
 
 __all__ = ["NoisyTopKRouter"]

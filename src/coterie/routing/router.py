@@ -7,9 +7,10 @@ width, E experts, K slots a token.
 import torch
 from torch import Tensor, nn
 
+from coterie.kernels import router_logits
 from coterie.router_config import RouterConfig
 from coterie.routing.assignment import Assignment, Rows
-from coterie.routing.choose import router_logits, uniform_like, within_capacity
+from coterie.routing.choose import uniform_like, within_capacity
 
 __all__ = ["Choice", "Router", "replayed"]
 

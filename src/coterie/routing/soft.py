@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from coterie.kernels import router_logits
 from coterie.router_config import RouterConfig
 from coterie.routing.assignment import Mixture, Rows
-from coterie.routing.choose import router_logits
 
 __all__ = ["SoftRouter"]
 

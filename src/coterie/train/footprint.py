@@ -14,6 +14,7 @@ from coterie.checkpoint.numbers import size_text
 from coterie.config import ModelConfig
 from coterie.device import available_memory
 from coterie.errors import ResourceError
+from coterie.kernels import router_training, training_products
 from coterie.kernels.training import has_causal_attention
 from coterie.model import Transformer
 from coterie.train.initialise import muon_matrices
@@ -126,11 +127,24 @@ def _layer(c: ModelConfig, b: int, rows: int, sequence: int, device: str) -> Act
     elif c.router.kind == "soft" and c.num_local_experts:  # the same of each slot; rows in float32, mixing both ways
         slots = c.num_local_experts * c.router.slots
         experts, kept = rows * slots * (2 * F + D) * b + T * D * (8 if b == 4 else 12 + b) + 6 * T * slots * 4, 3
-    elif c.is_sparse:  # gate and up of each pair, and its output; the rows, and the router's in float32
-        experts, kept = T * K * (2 * F + D) * b + T * D * (b if b == 4 else b + 4), 3
+    elif c.is_sparse:  # gate and up of each pair; its row, and all rows for the router
+        row_of_pair, row_of_router = _kept_rows(c, b)
+        experts, kept = T * K * (2 * F * b + row_of_pair) + T * row_of_router, 3
     else:  # gate and up, silu(gate), the product
         experts, kept = T * 4 * F * b, 4
     return Activations(attention=attention, experts=experts, norms=kept * T * D * b, loss=0)
+
+
+def _kept_rows(c: ModelConfig, b: int) -> tuple[int, int]:
+    """Bytes of a pair's row and of the router's row on a CPU.
+
+    The native experts in bf16 keep no rows by pair; the native router reads rows as they are, torch's makes them wide.
+    """
+    D, E = c.hidden_size, c.num_local_experts or 0
+    x = torch.empty(0, D, dtype=torch.float32 if b == 4 else torch.bfloat16)
+    is_whole = training_products.has_products(x, x)
+    is_read = b == 4 or router_training.can_route(x, torch.empty(E, 0))
+    return (0 if is_whole else D * b), D * (b if is_read else b + 4)
 
 
 def _weights(c: ModelConfig, b: int, rows: int, sequence: int) -> int:
