@@ -6,8 +6,9 @@ no output of an expert is kept for it (SonicMoE, arXiv 2512.14080, section 3). W
 slices of one tensor; a `.grad` that is there already takes them in place.
 
 On a card of Hopper's kind or later it is `gpu_training`'s grouped products, and nothing waits for the counts.
-In bf16 the whole block is two native calls where the processor multiplies that. Elsewhere in 16 bits on a CPU torch
-compiles a product anew for every number of rows that it meets, which takes as long as a quarter of the product. There
+In bf16 the whole block is two native calls where the processor multiplies that, and x is kept instead of rows by
+expert. Elsewhere in 16 bits on a CPU torch compiles a product anew for every number of rows that it meets, which takes
+as long as a quarter of the product. There
 an expert's slices are a little too long, a multiple of 32 rows: what a product writes beyond its expert the next
 expert's overwrites, and in sums over rows the rows beyond are zeros.
 Shapes: T tokens, K slots, E experts, D width, F expert width, N pairs with an expert, n of one expert.
