@@ -59,6 +59,12 @@ def test_mixtral_slice(script: ModuleType, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out.count("ours / best peer") == 2
 
 
+@pytest.mark.parametrize("script", ["train_turns"], indirect=True)
+def test_train_turns(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    script.main(["--rounds", "1", "--scale", "16", "--steps", "2"])
+    assert "ratio over 1 turns" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("script", ["train_step"], indirect=True)
 @pytest.mark.parametrize("clock", ["wall", "cpu"])
 def test_train_step(script: ModuleType, clock: str, capsys: pytest.CaptureFixture[str]) -> None:
