@@ -50,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     if not args.serve_peer or args.same_allocator:
         keep_freed_memory()
-    config = _config(args.scale)
+    config = step_config(args.scale)
     ids = torch.randint(0, config.vocab_size, (args.batch, args.length), generator=torch.Generator().manual_seed(0))
     if args.serve_peer:
-        _serve(Theirs(_model(config, torch.float32), ids), clock)
+        _serve(Theirs(step_model(config, torch.float32), ids), clock)
         return
-    ours = {name: Ours(_model(config, dtype), ids) for name, dtype in TYPES.items()}
+    ours = {name: Ours(step_model(config, dtype), ids) for name, dtype in TYPES.items()}
     n_parameters = sum(p.numel() for p in ours["fp32"].model.parameters())
     print(f"{n_parameters / 1e6:.1f} M parameters, {args.batch} x {args.length} tokens a step, {machine()}")
     if args.rounds:
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _curve(config, min(2, args.batch), min(128, args.length), args.curve)
 
 
-def _config(scale: int) -> ModelConfig:
+def step_config(scale: int) -> ModelConfig:
     return ModelConfig(
         hidden_size=256 // scale,
         intermediate_size=896 // scale,
@@ -78,7 +78,7 @@ def _config(scale: int) -> ModelConfig:
     )
 
 
-def _model(config: ModelConfig, dtype: torch.dtype) -> Transformer:
+def step_model(config: ModelConfig, dtype: torch.dtype) -> Transformer:
     model = Transformer(config, dtype)
     initialise(model, std=0.02, seed=0)
     return model
@@ -252,7 +252,7 @@ def _curve(config: ModelConfig, batch: int, length: int, steps: int) -> None:
     """
     g, n_words = torch.Generator().manual_seed(1), min(256, config.vocab_size)
     follows = torch.randint(0, n_words, (n_words, 4), generator=g)
-    model, ids = _model(config, torch.float32), torch.zeros(batch, length, dtype=torch.int64)
+    model, ids = step_model(config, torch.float32), torch.zeros(batch, length, dtype=torch.int64)
     sides: list[Any] = [side(copy.deepcopy(model), ids, load=0.0) for side in (Ours, Theirs, Theirs)]
     sides[2].backend = "grouped_mm"
     losses = []

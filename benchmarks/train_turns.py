@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import torch
 from peers import arguments, machine
-from train_step import Ours, Theirs, _config, _model
+from train_step import Ours, Theirs, step_config, step_model
 
 from coterie.train.memory import keep_freed_memory
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def tokens_a_second(side: str, scale: int, steps: int) -> float:
-    config = _config(scale)
+    config = step_config(scale)
     ids = torch.randint(0, config.vocab_size, (8, 512), generator=torch.Generator().manual_seed(0))
     step = _ours(scale, ids) if side == "ours" else _theirs(side, scale, ids)
     seconds = []
@@ -55,11 +55,11 @@ def tokens_a_second(side: str, scale: int, steps: int) -> float:
 
 def _ours(scale: int, ids: torch.Tensor) -> Ours:
     keep_freed_memory()  # as `coterie train` does
-    return Ours(_model(_config(scale), torch.bfloat16), ids)
+    return Ours(step_model(step_config(scale), torch.bfloat16), ids)
 
 
 def _theirs(backend: str, scale: int, ids: torch.Tensor) -> Theirs:
-    theirs = Theirs(_model(_config(scale), torch.float32), ids)
+    theirs = Theirs(step_model(step_config(scale), torch.float32), ids)
     theirs.backend, theirs.is_bf16 = backend, True
     return theirs
 

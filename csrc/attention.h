@@ -53,49 +53,26 @@ struct RowsTogether {
   }
 };
 
-// scores [4][PAGE] of queries [4][P] and keys [P][PAGE]
-ALONE void scores_together(const RowsTogether& queries, const float* keys, int64_t P, const RowsTogether& scores) {
-  constexpr int R = TOGETHER_ROWS, N = W == 8 ? 2 : 4;  // sums and keys in the registers that there are
-  static_assert(PAGE % (N * W) == 0);
-  for (int64_t k = 0; k < PAGE; k += N * W) {
-    F sums[R][N];
-    unroll<R>([&](auto r) __attribute__((always_inline)) {
-      unroll<N>([&](auto j) __attribute__((always_inline)) { sums[r][j] = zero(); });
+// out [4][n_columns] = (or +=) left [4] · right over inputs begin .. end - 1; row k of right is at k · stride
+template <bool ADDS, int N>
+ALONE void product_together(const RowsTogether& left, const float* right, int64_t stride, int64_t begin, int64_t end,
+                            int64_t n_columns, const RowsTogether& out) {
+  F sums[TOGETHER_ROWS][N];
+  const auto each_sum = [&](auto body) __attribute__((always_inline)) {
+    unroll<TOGETHER_ROWS>([&](auto r) __attribute__((always_inline)) {
+      unroll<N>([&](auto j) __attribute__((always_inline)) { body(r, j, sums[r][j]); });
     });
-    for (int64_t i = 0; i < P; i++) {
-      F key[N];
-      unroll<N>([&](auto j) __attribute__((always_inline)) { key[j] = load(keys + i * PAGE + k + j * W); });
-      unroll<R>([&](auto r) __attribute__((always_inline)) {
-        const F x = set1(queries.at[r][i]);
-        unroll<N>([&](auto j) __attribute__((always_inline)) { sums[r][j] = fma(x, key[j], sums[r][j]); });
-      });
-    }
-    unroll<R>([&](auto r) __attribute__((always_inline)) {
-      unroll<N>([&](auto j) __attribute__((always_inline)) { store(scores.at[r] + k + j * W, sums[r][j]); });
-    });
-  }
-}
-
-// out [4][P] += probabilities [4][keys] · values [keys][P], keys begin .. end - 1
-ALONE void add_values(const RowsTogether& probabilities, const float* values, int64_t begin, int64_t end, int64_t P,
-                      const RowsTogether& out) {
-  constexpr int R = TOGETHER_ROWS, N = 2;
-  for (int64_t i = 0; i < P; i += N * W) {
-    F sums[R][N];
-    unroll<R>([&](auto r) __attribute__((always_inline)) {
-      unroll<N>([&](auto j) __attribute__((always_inline)) { sums[r][j] = load(out.at[r] + i + j * W); });
-    });
+  };
+  for (int64_t c = 0; c < n_columns; c += N * W) {
+    each_sum([&](auto r, auto j, F& sum)
+                 __attribute__((always_inline)) { sum = ADDS ? load(out.at[r] + c + j * W) : zero(); });
     for (int64_t k = begin; k < end; k++) {
-      F value[N];
-      unroll<N>([&](auto j) __attribute__((always_inline)) { value[j] = load(values + k * P + i + j * W); });
-      unroll<R>([&](auto r) __attribute__((always_inline)) {
-        const F p = set1(probabilities.at[r][k]);
-        unroll<N>([&](auto j) __attribute__((always_inline)) { sums[r][j] = fma(p, value[j], sums[r][j]); });
-      });
+      F columns[N];
+      unroll<N>([&](auto j) __attribute__((always_inline)) { columns[j] = load(right + k * stride + c + j * W); });
+      each_sum([&](auto r, auto j, F& sum)
+                   __attribute__((always_inline)) { sum = fma(set1(left.at[r][k]), columns[j], sum); });
     }
-    unroll<R>([&](auto r) __attribute__((always_inline)) {
-      unroll<N>([&](auto j) __attribute__((always_inline)) { store(out.at[r] + i + j * W, sums[r][j]); });
-    });
+    each_sum([&](auto r, auto j, F& sum) __attribute__((always_inline)) { store(out.at[r] + c + j * W, sum); });
   }
 }
 
@@ -140,10 +117,10 @@ inline void attend(Pool& pool, int thread, const AttentionCall& c, const Sequenc
         for (int64_t j = 0; j < 16; j++) sources[j] = (const uint32_t*)(rows + (k + j) * P + i);
         transpose(sources, (uint32_t*)(keys + i * PAGE + k), PAGE);
       }
-    // scores [q][64] = queries · keys
+    // scores [q][64] = queries · keys, in as many sums as there are registers for
     for (int64_t q = 0; q < n_queries; q += TOGETHER_ROWS) {
-      const RowsTogether to(scores, PAGE, q, n_queries);
-      scores_together(RowsTogether(queries, P, q, n_queries), keys, c.P, to);
+      const RowsTogether of(queries, P, q, n_queries), to(scores, PAGE, q, n_queries);
+      product_together<false, W == 8 ? 2 : 4>(of, keys, PAGE, 0, c.P, PAGE, to);
     }
     key_block(c, c.pages.v, c.pages.v_scales, g, at, there, rows + (begin - block) * P);
     for (int64_t q = 0; q < n_queries; q++) {
@@ -171,8 +148,8 @@ inline void attend(Pool& pool, int thread, const AttentionCall& c, const Sequenc
     }
     // out += probabilities · values
     for (int64_t q = 0; q < n_queries; q += TOGETHER_ROWS) {
-      const RowsTogether of(scores, PAGE, q, n_queries);
-      add_values(of, rows, begin - block, end - block, P, RowsTogether(out, P, q, n_queries));
+      const RowsTogether of(scores, PAGE, q, n_queries), to(out, P, q, n_queries);
+      product_together<true, 2>(of, rows, P, begin - block, end - block, P, to);
     }
   }
   for (int64_t q = 0; q < n_queries; q++) {

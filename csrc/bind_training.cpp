@@ -68,10 +68,10 @@ void bind_training(nb::module_& m) {
     run(&K::swiglu_backward,
         {at(h), (Type)type, n, F, (const float*)weights, at(grad), at(grad_h), (float*)grad_weights});
   });
-  m.def("route_forward", [](Address x, int type, Int T, Int D, Address weight, Int E, Int slots, bool renormalise,
-                            Address ids, Address weights, Address logits) {
-    run(&K::route, {at(x), (Type)type, T, D, (const float*)weight, E, slots, slots, renormalise, {}, (int32_t*)ids,
-                    (float*)weights, (float*)logits});
+  m.def("route_forward", [](Address x, int type, Int T, Int D, Address weight, Int E, Int slots, Address ids,
+                            Address logits) {
+    run(&K::route, {at(x), (Type)type, T, D, (const float*)weight, E, slots, slots, true, {}, (int32_t*)ids, nullptr,
+                    (float*)logits});
   });
   m.def("route_backward", [](Address x, int type, Int T, Int D, Int E, Address weight, Address grad, Address grad_x,
                              Address grad_weight) {

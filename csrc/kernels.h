@@ -126,7 +126,7 @@ struct RouteCall {
   bool renormalise;
   RouteEdits edits;
   int32_t* ids;
-  float* weights;
+  float* weights;  // null: not asked for
   float* logits;
 };
 

@@ -121,7 +121,8 @@ inline void add(Pool& pool, const AddCall& call) {
   });
 }
 
-// The K largest scores, the lowest id first among equals, and their softmax; the slots behind them stay unused.
+// The K largest scores, the lowest id first among equals, and, where asked for, their softmax; the slots behind them stay
+// unused.
 inline void choose(const RouteCall& call, const float* scores, int64_t K, int32_t* ids, float* weights) {
   for (int64_t s = 0; s < K; s++) {
     int64_t best = -1;
@@ -131,12 +132,13 @@ inline void choose(const RouteCall& call, const float* scores, int64_t K, int32_
     }
     ids[s] = (int32_t)best;
   }
+  std::fill(ids + K, ids + call.S, -1);
+  if (!weights) return;
   double sum = 0;
   for (int64_t e = 0; e < call.E; e++)
     if (!call.renormalise || std::find(ids, ids + K, (int32_t)e) != ids + K)
       sum += std::exp((double)scores[e] - scores[ids[0]]);
   for (int64_t s = 0; s < K; s++) weights[s] = (float)(std::exp((double)scores[ids[s]] - scores[ids[0]]) / sum);
-  std::fill(ids + K, ids + call.S, -1);
   std::fill(weights + K, weights + call.S, 0.0f);
 }
 
@@ -167,7 +169,7 @@ inline void route(Pool& pool, const RouteCall& call) {
         scores = edited;
       }
       choose(call, scores, edit >= 0 ? call.edits.top_k[edit] : call.K, call.ids + t * call.S,
-             call.weights + t * call.S);
+             call.weights ? call.weights + t * call.S : nullptr);
     }
   });
 }

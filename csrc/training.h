@@ -28,8 +28,8 @@ struct SwigluBackwardCall {
 };
 // The sparse block in bf16, D and F even. Forward, from x [T, D] and the token of each of N pairs sorted by expert:
 // h [N, 2F] = x · gate_upᵀ of its token, y [N, D] = (silu(gate) · up) · downᵀ, where gate_up is [E, 2F, D] and down
-// [E, D, F]. Backward, from those, the gradient grad [T, D] of Σ weight · y and the pairs' weights
-// [N]: grad_x [N, D], dots [N] (the weights' gradients), grad_gate_up, grad_down; those that are null are left out.
+// [E, D, F]. Backward, from x, h, the gradient grad [T, D] of Σ weight · y and the pairs' weights [N]: grad_x [N, D],
+// dots [N] (the weights' gradients), grad_gate_up, grad_down; those that are null are left out.
 struct SparseCall {
   int64_t D, F, E;
   const int64_t *tokens, *counts;  // [N]; [E], which add up to N

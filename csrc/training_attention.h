@@ -12,8 +12,8 @@ namespace coterie::COTERIE_ISA {
 
 constexpr float LOG2_E = 1.44269504f, LN_2 = 0.693147181f;
 
-// 2^x, for |x| <= 126 or where AVX-512 is for any: the polynomial of least relative error for 2^r times a power of two,
-// |r| <= 1/2, or 0 <= r < 1 with the same error. A NaN stays one.
+// 2^x for x <= 126; below -126 it is 0 with AVX-512 and 2^-126 elsewhere. The polynomial of least relative error for 2^r
+// times a power of two, |r| <= 1/2, or 0 <= r < 1 with the same error. A NaN stays one.
 template <int DEGREE>
 INLINE F exp2(F x) {
 #if defined(COTERIE_AVX512)

@@ -12,11 +12,14 @@ namespace coterie::COTERIE_ISA {
 INLINE F sigmoid_of_bf16(F x) {
   return _mm512_rcp14_ps(add(set1(1.0f), exp2<Bf16Math::DEGREE>(mul(x, set1(-LOG2_E)))));
 }
+INLINE F to_floats(__m256i numbers) { return (F)_mm512_slli_epi32(_mm512_cvtepu16_epi32(numbers), 16); }
+INLINE __m256i half(I numbers, int which) {
+  return which ? _mm512_extracti64x4_epi64(numbers, 1) : _mm512_castsi512_si256(numbers);
+}
 // Of a vector all numbers, or those that are there: masks cost time.
 template <bool IS_WHOLE>
 INLINE F read_bf16(const uint16_t* x, __mmask16 there) {
-  const auto numbers = IS_WHOLE ? _mm256_loadu_si256((const __m256i*)x) : _mm256_maskz_loadu_epi16(there, x);
-  return (F)_mm512_slli_epi32(_mm512_cvtepu16_epi32(numbers), 16);
+  return to_floats(IS_WHOLE ? _mm256_loadu_si256((const __m256i*)x) : _mm256_maskz_loadu_epi16(there, x));
 }
 template <bool IS_WHOLE>
 INLINE void write_bf16(uint16_t* x, __mmask16 there, __m256i numbers) {
@@ -40,12 +43,6 @@ INLINE void put_far(uint16_t* h, int64_t n, I numbers) {
   else
     put_numbers(h, n, numbers);
 }
-INLINE F first_half(I numbers) {
-  return (F)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(numbers)), 16);
-}
-INLINE F second_half(I numbers) {
-  return (F)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(numbers, 1)), 16);
-}
 // What becomes of the sums of a strip of columns: of the gate h, kept [rows][2W] for those of up, which make h and
 // silu(gate) · up.
 struct GateColumns {
@@ -68,10 +65,12 @@ struct UpColumns {
   }
   INLINE void put(int64_t r, int64_t n, F left, F right) const {
     const I gate = _mm512_loadu_si512(gates + r * 2 * W), up = Bf16Math::rounded(left, right);
-    const auto gated = [](F g, F u) __attribute__((always_inline)) { return mul(mul(g, sigmoid_of_bf16(g)), u); };
+    const auto gated = [&](int which) __attribute__((always_inline)) {
+      const F g = to_floats(half(gate, which));
+      return mul(mul(g, sigmoid_of_bf16(g)), to_floats(half(up, which)));
+    };
     put_far(h + r * stride, n, up);
-    put_numbers(out + 2 * r * Panels::ROW, n,
-                Bf16Math::rounded(gated(first_half(gate), first_half(up)), gated(second_half(gate), second_half(up))));
+    put_numbers(out + 2 * r * Panels::ROW, n, Bf16Math::rounded(gated(0), gated(1)));
   }
 };
 static_assert(2 * Panels::PAIRS % Strips::COLUMNS == 0);
@@ -108,8 +107,8 @@ inline void gate_backward_rows(GateRows& rows, int64_t n, uint32_t* a, int64_t a
   each_vector(n, [&]<bool IS_WHOLE>(int64_t i, __mmask16 there) __attribute__((always_inline)) {
     const auto put = [&](I both, int part) __attribute__((always_inline)) {
       uint16_t* at = grad_h.at(t, i, part);
-      write_bf16<IS_WHOLE>(at, there, _mm512_castsi512_si256(both));
-      write_bf16<IS_WHOLE>(at + 2 * Panels::ROW, there, _mm512_extracti64x4_epi64(both, 1));
+      write_bf16<IS_WHOLE>(at, there, half(both, 0));
+      write_bf16<IS_WHOLE>(at + 2 * Panels::ROW, there, half(both, 1));
       const I ordered = _mm512_permutexvar_epi16(order, both);
       if constexpr (IS_WHOLE)
         _mm512_storeu_si512(pairs + part * n + i, ordered);

@@ -18,13 +18,7 @@ struct Strips {  // 28 sums, two vectors of the right side and one of the left: 
 };
 
 INLINE __mmask16 lanes(int64_t n) { return (__mmask16)(n >= W ? 0xFFFF : (1u << std::max<int64_t>(n, 0)) - 1); }
-
 INLINE __mmask32 both_lanes(int64_t n) { return lanes(n) | (__mmask32)lanes(n - W) << 16; }
-INLINE __m256i rounded_sums(F sums) {
-  __m256i rounded;
-  asm("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(sums));
-  return rounded;
-}
 INLINE void put_numbers(uint16_t* out, int64_t n, I numbers) {
   if (n >= 2 * W)
     _mm512_storeu_si512(out, numbers);

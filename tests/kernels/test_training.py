@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from coterie.kernels import cpu, training, training_reference
+from coterie.kernels import cpu, reference, router_training, training, training_reference
 
 NATIVE = [name for name in cpu.names() if name != "reference"]
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}  # of a result, of its largest number
@@ -149,22 +149,28 @@ def test_what_is_left_to_torch() -> None:
         assert training.operations(torch.ones(1)) is training_reference
 
 
+@pytest.mark.parametrize("renormalise", [False, True])
 @pytest.mark.parametrize(
     ("T", "D", "E", "K"), [(0, 8, 2, 1), (1, 16, 3, 2), (7, 37, 5, 5), (300, 64, 8, 2), (9, 5, 64, 0)]
 )
-@pytest.mark.parametrize("renormalise", [False, True])
 def test_router(
     T: int, D: int, E: int, K: int, renormalise: bool, native: str, dtype: torch.dtype, random: Callable[..., Tensor]
 ) -> None:
-    x, weight, grad = random(T, D, dtype=dtype), random(E, D) / D**0.5, random(T, E)
+    x, weight, grads = random(T, D, dtype=dtype), random(E, D) / D**0.5, (random(T, K), random(T, E))
     found = []
-    for operations, d in ((training, torch.float32), (training_reference, torch.float64)):
-        wide = x if operations is training else x.double()
-        routed = operations.route(wide, weight.to(d), K, renormalise)
-        found.append((*routed, *operations.route_backward(wide, weight.to(d), grad.to(d))))
+    for wide in (False, True):
+        leaves = [(t.double() if wide else t).detach().requires_grad_() for t in (x, weight)]
+        if wide:
+            ids, weights, logits = reference.route(*leaves, K, renormalise)
+        else:
+            ids, weights, logits = router_training.route(*leaves, K, renormalise, training)
+        torch.autograd.backward((weights, logits), [g.to(logits) for g in grads])
+        found.append((ids, weights.detach(), logits.detach(), *(leaf.grad for leaf in leaves)))
     assert torch.equal(found[0][0], found[1][0])
-    for got, exact, type_ in zip(found[0][1:], found[1][1:], (*[torch.float32] * 2, dtype, torch.float32), strict=True):
-        assert_near(got, exact, type_)
+    kinds = (torch.float32, torch.float32, dtype, torch.float32)
+    for got, exact, kind in zip(found[0][1:], found[1][1:], kinds, strict=True):
+        assert got is not None and exact is not None
+        assert_near(got, exact, kind)
 
 
 def test_the_gradient_of_the_router_does_not_depend_on_the_threads(native: str, random: Callable[..., Tensor]) -> None:

@@ -118,15 +118,15 @@ def route(
         return gpu.route(x_TD, weight_ED, top_k, renormalise)
     if gpu_training.can_route(x_TD, weight_ED):
         return gpu_training.route(x_TD, weight_ED, top_k, renormalise)
-    if router_training.can_route(x_TD, weight_ED):
-        return router_training.route(x_TD, weight_ED, top_k, renormalise)
+    if training.can_route(x_TD, weight_ED):
+        return router_training.route(x_TD, weight_ED, top_k, renormalise, training)
     return reference.route(x_TD, weight_ED, top_k, renormalise)
 
 
 def router_logits(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
     """x · weight^T in the weight's type, which is float32 whatever x is (float64 in a float64 model): [T, E]."""
-    if not cpu.is_usable(x_TD) and router_training.can_route(x_TD, weight_ED):
-        return router_training.logits(x_TD, weight_ED)
+    if not cpu.is_usable(x_TD) and training.can_route(x_TD, weight_ED):
+        return router_training.logits(x_TD, weight_ED, training)
     return linear(x_TD.to(weight_ED.dtype), weight_ED)
 
 

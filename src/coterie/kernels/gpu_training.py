@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from coterie.kernels import router_training
 from coterie.kernels.gpu_choice import TYPES, is_here
-from coterie.kernels.reference import kept_weights
 
 __all__ = [
     "Sorted", "can_route", "has_grouped_products", "is_usable", "operations", "route", "self_attention", "sort",
@@ -133,10 +133,8 @@ def _of_weights(grad_NM: Tensor, x_ND: Tensor, ends_E: Tensor) -> Tensor:
 
 
 def route(x_TD: Tensor, weight_ED: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.route`; the rows are not copied to float32, and logits alone are kept of what is chosen."""
-    ids_TK, logits_TE = _Route.apply(x_TD.contiguous(), weight_ED, top_k, renormalise)  # type: ignore[no-untyped-call]
-    weights_TK = kept_weights(logits_TE.gather(-1, ids_TK.long()), logits_TE, renormalise)
-    return ids_TK, weights_TK, logits_TE
+    """See `reference.route`."""
+    return router_training.route(x_TD, weight_ED, top_k, renormalise, _Router)
 
 
 def can_route(x_TD: Tensor, weight_ED: Tensor) -> bool:
@@ -148,23 +146,21 @@ def can_route(x_TD: Tensor, weight_ED: Tensor) -> bool:
     return len(weight_ED) <= MOST_EXPERTS and weight_ED.is_contiguous()
 
 
-class _Route(torch.autograd.Function):
+class _Router:
+    """The operations of `router_training` on a card."""
+
     @staticmethod
-    def forward(ctx: Any, x_TD: Tensor, weight_ED: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor]:
+    def route(x_TD: Tensor, weight_ED: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         from coterie.kernels import triton_route
 
-        ids_TK, _, logits_TE = triton_route.route(x_TD, weight_ED, top_k, renormalise)
-        ctx.save_for_backward(x_TD, weight_ED)
-        ctx.mark_non_differentiable(ids_TK)
+        ids_TK, _, logits_TE = triton_route.route(x_TD, weight_ED, top_k, True)
         return ids_TK, logits_TE
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def route_backward(x_TD: Tensor, weight_ED: Tensor, grad_TE: Tensor) -> tuple[Tensor, Tensor]:
         from coterie.kernels import triton_router_training
 
-        x_TD, weight_ED = ctx.saved_tensors
-        grad_x_TD, grad_ED = triton_router_training.route_backward(x_TD, weight_ED, grads[1])
-        return grad_x_TD, grad_ED, None, None
+        return triton_router_training.route_backward(x_TD, weight_ED, grad_TE)
 
 
 def self_attention(

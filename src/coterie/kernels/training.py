@@ -24,6 +24,7 @@ __all__ = [
     "AdamSettings",
     "Pairs",
     "adam_",
+    "can_route",
     "causal_attention",
     "causal_attention_backward",
     "combine",
@@ -44,6 +45,7 @@ __all__ = [
 
 _TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _WIDEST_HEAD = 256  # of the causal kernels
+_MOST_EXPERTS = 64  # of the router's
 
 
 def is_usable(*tensors: Tensor) -> bool:
@@ -149,17 +151,22 @@ def rms_norm_backward(x_TD: Tensor, weight_D: Tensor, inverse_T: Tensor, grad_TD
     return grad_x_TD, grad_D.to(weight_D.dtype)
 
 
-def route(x_TD: Tensor, weight_ED: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.route`; a `top_k` of 0 gives the logits alone."""
+def can_route(x_TD: Tensor, weight_ED: Tensor) -> bool:
+    """Whether `route` takes them, and is faster than a matrix product."""
+    return len(weight_ED) <= _MOST_EXPERTS and weight_ED.dtype == torch.float32 and is_usable(x_TD, weight_ED)
+
+
+def route(x_TD: Tensor, weight_ED: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The ids and the logits of `reference.route`; a `top_k` of 0 gives the logits alone."""
     (T, D), E = x_TD.shape, len(weight_ED)
     assert x_TD.is_contiguous() and weight_ED.is_contiguous() and weight_ED.dtype == torch.float32
     assert weight_ED.shape == (E, D) and 0 <= top_k <= E
-    ids_TK, weights_TK, logits_TE = torch.empty(T, top_k, dtype=torch.int32), torch.empty(T, top_k), torch.empty(T, E)
+    ids_TK, logits_TE = torch.empty(T, top_k, dtype=torch.int32), torch.empty(T, E)
     module().route_forward(
-        x_TD.data_ptr(), _TYPES[x_TD.dtype], T, D, weight_ED.data_ptr(), E, top_k, renormalise or not top_k,
-        ids_TK.data_ptr(), weights_TK.data_ptr(), logits_TE.data_ptr(),
+        x_TD.data_ptr(), _TYPES[x_TD.dtype], T, D, weight_ED.data_ptr(), E, top_k, ids_TK.data_ptr(),
+        logits_TE.data_ptr(),
     )  # fmt: skip
-    return ids_TK, weights_TK, logits_TE
+    return ids_TK, logits_TE
 
 
 def route_backward(x_TD: Tensor, weight_ED: Tensor, grad_TE: Tensor) -> tuple[Tensor, Tensor]:

@@ -111,7 +111,7 @@ def sparse_ffn_backward(
     grad_TD: Tensor, token_N: Tensor, counts_E: Tensor, weights_N: Tensor, x_TD: Tensor, h_N2F: Tensor,
     gate_up_E2FD: Tensor, down_EDF: Tensor, needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-    """The gradients of x of each pair [N, D], the weights, gate_up and down, where `needs` asks for x and the last."""
+    """The gradients of x of each pair [N, D], the weights, gate_up and down; `needs` says of which but the second."""
     (E, D, F), N = down_EDF.shape, len(token_N)
     assert grad_TD.is_contiguous() and grad_TD.dtype == torch.bfloat16 and grad_TD.shape[1] == D
     assert weights_N.dtype == torch.float32 and weights_N.is_contiguous() and weights_N.shape == (N,)

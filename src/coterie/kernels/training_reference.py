@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from coterie.kernels import reference
 from coterie.kernels.reference import rotate
 
 __all__ = [
@@ -23,8 +22,6 @@ __all__ = [
     "product",
     "rms_norm",
     "rms_norm_backward",
-    "route",
-    "route_backward",
     "softmax_",
     "softmax_backward_",
     "sort_pairs",
@@ -118,14 +115,6 @@ def rms_norm_backward(x_TD: Tensor, weight_D: Tensor, inverse_T: Tensor, grad_TD
     y_TD, grad_y_TD = x_TD.to(wide) * inverse_T1, grad_TD.to(wide) * weight_D.to(wide)
     grad_x_TD = (grad_y_TD - y_TD * (grad_y_TD * y_TD).mean(-1, keepdim=True)) * inverse_T1
     return grad_x_TD.to(x_TD.dtype), (grad_TD.to(wide) * y_TD).sum(0).to(weight_D.dtype)
-
-
-def route(x_TD: Tensor, weight_ED: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor, Tensor]:
-    return reference.route(x_TD, weight_ED, top_k, renormalise)
-
-
-def route_backward(x_TD: Tensor, weight_ED: Tensor, grad_TE: Tensor) -> tuple[Tensor, Tensor]:
-    return (grad_TE @ weight_ED).to(x_TD.dtype), grad_TE.t() @ x_TD.to(grad_TE.dtype)
 
 
 def split_heads(rows_BSnP: Tensor, rotary: tuple[Tensor, Tensor] | None, scale: float) -> Tensor:

@@ -14,8 +14,8 @@ from coterie.checkpoint.numbers import size_text
 from coterie.config import ModelConfig
 from coterie.device import available_memory
 from coterie.errors import ResourceError
-from coterie.kernels import router_training, training_products
-from coterie.kernels.training import has_causal_attention
+from coterie.kernels import training_products
+from coterie.kernels.training import can_route, has_causal_attention
 from coterie.model import Transformer
 from coterie.train.initialise import muon_matrices
 from coterie.train.loss import highest_bytes
@@ -143,7 +143,7 @@ def _kept_rows(c: ModelConfig, b: int) -> tuple[int, int]:
     D, E = c.hidden_size, c.num_local_experts or 0
     x = torch.empty(0, D, dtype=torch.float32 if b == 4 else torch.bfloat16)
     is_whole = training_products.has_products(x, x)
-    is_read = b == 4 or router_training.can_route(x, torch.empty(E, 0))
+    is_read = b == 4 or can_route(x, torch.empty(E, 0))
     return (0 if is_whole else D * b), D * (b if is_read else b + 4)
 
 
